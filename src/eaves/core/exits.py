@@ -1,0 +1,104 @@
+"""Exit heads on the edge part, and the rules that decide whether an early answer is final.
+
+Dimension key:  B batch   C channels   H, W height and width   K classes
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, prod
+from typing import final
+
+from torch import Tensor, nn
+
+from eaves.errors import unknown
+
+_WIDTH = 128  # channels of the convolutional exit, neurons of the MLP
+
+
+def exit_head(kind: str, feature_shape: Sequence[int], classes: int) -> nn.Module:
+    """Return a head that answers early: features (B, \\*feature_shape) -> logits (B, classes).
+
+    ``kind`` is one of :data:`EXITS`. The convolutional one is the default everywhere: a bare pool
+    and linear layer on an early cut costs 1-3 points of accuracy.
+    """
+    if kind not in EXITS:
+        raise unknown("exit", kind, EXITS)
+    return EXITS[kind](tuple(feature_shape), classes)
+
+
+def _linear(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(*_pooled(shape), nn.Linear(shape[0], classes))
+
+
+def _conv(shape: tuple[int, ...], classes: int) -> nn.Module:
+    if len(shape) != 3:
+        return _mlp(shape, classes)  # flat features have nothing to convolve
+    conv = nn.Conv2d(shape[0], _WIDTH, 3, padding=1, bias=False)
+    pool = _pooled((_WIDTH, *shape[1:]))
+    return nn.Sequential(conv, nn.BatchNorm2d(_WIDTH), nn.ReLU(), *pool, nn.Linear(_WIDTH, classes))
+
+
+def _mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
+    hidden = nn.Linear(prod(shape), _WIDTH)
+    return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(_WIDTH, classes))
+
+
+def _pooled(shape: tuple[int, ...]) -> list[nn.Module]:
+    pools: dict[int, Callable[[int], nn.Module]] = {
+        2: nn.AdaptiveAvgPool1d,
+        3: nn.AdaptiveAvgPool2d,
+    }
+    return [pools[len(shape)](1), nn.Flatten()] if len(shape) in pools else []
+
+
+EXITS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "mlp": _mlp,
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceAbove:
+    """Accept an early answer when its top softmax probability exceeds ``threshold``.
+
+    >>> import torch
+    >>> ConfidenceAbove(threshold=0.9).accepts(torch.tensor([[0.0, 5.0], [0.0, 1.0]])).tolist()
+    [True, False]
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"expected threshold in [0, 1], got {self.threshold}")
+
+    def accepts(self, logits_BK: Tensor) -> Tensor:
+        """Return a bool mask (B,): True where the example stays on the edge."""
+        return logits_BK.softmax(dim=1).amax(dim=1) > self.threshold
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EntropyBelow:
+    """Accept an early answer when its entropy, as a share of log K, is below ``threshold``.
+
+    Source: BranchyNet (Teerapittayanon et al. 2016), section III-C; there in nats.
+
+    >>> import torch
+    >>> EntropyBelow(threshold=0.5).accepts(torch.tensor([[0.0, 5.0], [0.0, 1.0]])).tolist()
+    [True, False]
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"expected threshold in [0, 1], got {self.threshold}")
+
+    def accepts(self, logits_BK: Tensor) -> Tensor:
+        """Return a bool mask (B,): True where the example stays on the edge."""
+        logp_BK = logits_BK.log_softmax(dim=1)
+        entropy_B = -(logp_BK.exp() * logp_BK).sum(dim=1)
+        return entropy_B < self.threshold * log(logits_BK.shape[1])

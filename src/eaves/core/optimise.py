@@ -1,0 +1,120 @@
+"""Stochastic gradient descent with a one-cycle schedule, for one part of a net."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from eaves.core.roles import State
+from eaves.errors import DivergedError, StateError
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """SGD with Nesterov momentum; the rate rises to ``lr`` linearly, then falls to 0 as a cosine.
+
+    Source: Smith and Topin, *Super-Convergence* (2018), without its cycle of the momentum.
+    """
+
+    total_steps: int
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.25
+    precision: str = "fp32"
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step`` (from 0); past the end it stays at its last value.
+
+        >>> schedule = OneCycle(total_steps=8, lr=0.8)
+        >>> [round(schedule.rate(i), 2) for i in range(8)]
+        [0.4, 0.8, 0.75, 0.6, 0.4, 0.2, 0.05, 0.0]
+        """
+        rising = max(1, round(self.warmup * self.total_steps))
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        falling = max(1, self.total_steps - rising)
+        return self.lr * (1 + cos(pi * min(1.0, (step + 1 - rising) / falling))) / 2
+
+
+@final
+class Optimised:
+    """Modules that are trained together, their optimiser, and where they stand in the schedule."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], schedule: OneCycle, device: torch.device):
+        self.modules = nn.ModuleDict(dict(modules)).to(device)
+        self.device = device
+        self.schedule = schedule
+        self.steps = 0
+        self._optimiser = torch.optim.SGD(
+            self.modules.parameters(),
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            nesterov=schedule.momentum > 0,
+        )
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the forward pass runs: bfloat16 if the schedule says so."""
+        wanted = self.schedule.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+    def descend(self, loss: Tensor, gradient: Tensor | None = None) -> float:
+        """Go one step down ``loss``, or down a tensor whose ``gradient`` is given; return the loss.
+
+        Raises:
+            DivergedError: the loss, or the gradient given, is NaN or infinite; no weight is changed.
+        """
+        value = float((loss if gradient is None else gradient.norm()).detach())
+        if not isfinite(value):
+            raise DivergedError(
+                f"the loss is {value} at step {self.steps}; "
+                "lower the learning rate, or use fp32 if this is bf16"
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward(gradient)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.schedule.rate(self.steps)
+        self._optimiser.step()
+        self.steps += 1
+        return value
+
+    def state(self) -> State:
+        """Return a copy of weights, optimiser state and step count."""
+        tensors = {f"weights/{k}": v for k, v in self.modules.state_dict().items()}
+        for i, slots in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{i}/{k}": v for k, v in slots.items() if v is not None}
+        return State(
+            {k: v.detach().cpu().clone() for k, v in tensors.items()}, {"steps": self.steps}
+        )
+
+    def load_state(self, state: State) -> None:
+        """Go on from ``state``; raises :class:`StateError` where it belongs to another net."""
+        weights = {
+            k.removeprefix("weights/"): v
+            for k, v in state.tensors.items()
+            if k.startswith("weights/")
+        }
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            if key.startswith("optimiser/"):
+                _, i, slot = key.split("/")
+                slots.setdefault(int(i), {})[slot] = value.to(self.device)
+        try:
+            self.modules.load_state_dict(weights)
+            groups = self._optimiser.state_dict()["param_groups"]
+            self._optimiser.load_state_dict({"state": slots, "param_groups": groups})
+            self.steps = int(state.facts["steps"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(f"the saved state belongs to another net: {error}") from error
+
+    def state_bytes(self) -> int:
+        """Return the bytes of weights, buffers, gradients and optimiser state while training."""
+        weights = sum(p.nbytes for p in self.modules.parameters())
+        buffers = sum(b.nbytes for b in self.modules.buffers())
+        copies = 2 + (self.schedule.momentum > 0)  # the weight, its gradient, its momentum
+        return copies * weights + buffers
