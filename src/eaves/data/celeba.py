@@ -1,0 +1,171 @@
+"""Faces with forty attributes, in the layout of CelebA (aligned and cropped images).
+
+Source: Liu et al., *Deep Learning Face Attributes in the Wild* (ICCV 2015).
+
+Dimension key:  N faces   A attributes
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from eaves.data.files import Listing, dataset_of_files
+from eaves.data.source import Dataset, Request, data_root
+from eaves.errors import ConfigError, DataError, unknown
+
+FOLDER = "celeba"
+IMAGES = "img_align_celeba"
+ATTRIBUTES_FILE = "list_attr_celeba.txt"
+PARTITION_FILE = "list_eval_partition.txt"
+PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+DEFAULT_ATTRIBUTE = "Smiling"
+
+_PARTS = ("train", "valid", "test")  # 0, 1 and 2 in the partition file
+
+
+@final
+class FaceTable(NamedTuple):
+    """What the two lists say: one row for each face, in the order of the attribute list."""
+
+    names: tuple[str, ...]
+    """The attributes (A,)."""
+    files: list[str]
+    """The file names (N,)."""
+    partition: npt.NDArray[np.uint8]
+    """0 train, 1 validation, 2 test: (N,)."""
+    attributes: npt.NDArray[np.uint8]
+    """1 where the face has the attribute, else 0: (N, A)."""
+
+
+def load_faces(request: Request) -> Dataset:
+    """Return faces labelled with one attribute, as RGB of ``image_size`` (64) squared.
+
+    The option of the request names the attribute (``Smiling``); class 1 has it. The partition is
+    the official one. The same request with another attribute gives the same faces in the same
+    order, so the batches of one seed pair a task's labels with those of a private attribute.
+
+    Raises:
+        ConfigError: no such attribute, one that is the same on all training faces, or the request
+            does not fit the set.
+        DataError: a list or an image is missing or not in its layout.
+    """
+    root = data_root(request.root)
+    table = celeba_attributes(root)
+    attribute = _attribute(request.option or DEFAULT_ATTRIBUTE, table.names)
+    _check_images(root / FOLDER / IMAGES, table.files)
+    labels_N = table.attributes[:, table.names.index(attribute)]
+    listings = {
+        part: _listing(root / FOLDER / IMAGES, table, labels_N, part)
+        for part in _PARTS
+        if part != "valid" or (table.partition == 1).any()
+    }
+    trained_N = listings["train"][1]
+    if bool((trained_N == trained_N[0]).all()):
+        raise ConfigError(
+            f"the attribute {attribute} is the same on all training faces, so there is nothing to "
+            "learn; choose another"
+        )
+    classes = (f"not {attribute}", attribute)
+    return dataset_of_files(f"faces:{attribute}", classes, listings, request)
+
+
+def celeba_attributes(root: Path) -> FaceTable:
+    """Read the lists of attributes and partitions in ``root``/celeba.
+
+    Raises:
+        DataError: a list is missing or not in its layout.
+    """
+    names, files, attributes = _read_attributes(root / FOLDER / ATTRIBUTES_FILE)
+    parts = _read_partition(root / FOLDER / PARTITION_FILE)
+    unlisted = [file for file in files if file not in parts]
+    if unlisted:
+        raise DataError(
+            f"{root / FOLDER / PARTITION_FILE} lacks {len(unlisted):,} of the faces in "
+            f"{ATTRIBUTES_FILE}, the first of them {unlisted[0]}; fetch both again from {PAGE}"
+        )
+    partition = np.fromiter((parts[file] for file in files), np.uint8, len(files))
+    return FaceTable(names, files, partition, attributes)
+
+
+def missing(root: Path) -> list[str]:
+    """Return what of the layout is not in ``root``, in words; empty where all of it is."""
+    return [
+        f"{FOLDER}/{name}"
+        for name in (IMAGES, ATTRIBUTES_FILE, PARTITION_FILE)
+        if not (root / FOLDER / name).exists()
+    ]
+
+
+def _attribute(given: str, names: Sequence[str]) -> str:
+    """Return the attribute of that name, or the one that differs from it in case only."""
+    matches = [name for name in names if name.lower() == given.lower()]
+    if given in names:
+        return given
+    if len(matches) != 1:
+        raise unknown("attribute", given, names)
+    return matches[0]
+
+
+def _check_images(folder: Path, files: Sequence[str]) -> None:
+    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    absent = [file for file in files if file not in present]
+    if absent:
+        raise DataError(
+            f"{folder} lacks {len(absent):,} of the {len(files):,} images that are listed, the "
+            f"first of them {absent[0]}; fetch {IMAGES}.zip from {PAGE}"
+        )
+
+
+def _listing(folder: Path, table: FaceTable, labels_N: npt.NDArray[np.uint8], part: str) -> Listing:
+    rows = np.flatnonzero(table.partition == _PARTS.index(part))
+    if not len(rows):
+        raise DataError(f"{folder.parent / PARTITION_FILE} has no {part} faces; fetch it again")
+    return [folder / table.files[row] for row in rows], torch.from_numpy(labels_N[rows]).long()
+
+
+def _read_attributes(path: Path) -> tuple[tuple[str, ...], list[str], npt.NDArray[np.uint8]]:
+    lines = _lines(path)
+    names = tuple(lines[1].split()) if len(lines) > 1 else ()
+    rows = lines[2:]
+    if not (names and rows and lines[0].strip() == str(len(rows))):
+        raise DataError(
+            f"{path}: expected a count, a line of names and as many rows as the count, found "
+            f"{lines[0] if lines else 'nothing'!r}, {len(names)} names and {len(rows):,} rows"
+        )
+    files, flags = [], []
+    for number, row in enumerate(rows, start=3):
+        file, _, values = row.partition(" ")
+        digits = values.replace("-1", "0").replace(" ", "")
+        if len(digits) != len(names) or digits.strip("01"):
+            raise DataError(
+                f"{path}, line {number}: expected a file name and {len(names)} values 1 or -1, "
+                f"found {row[:60]!r}"
+            )
+        files.append(file)
+        flags.append(digits)
+    bits = np.frombuffer("".join(flags).encode(), np.uint8) - ord("0")
+    return names, files, bits.reshape(len(files), len(names))
+
+
+def _read_partition(path: Path) -> dict[str, int]:
+    parts = {}
+    for number, line in enumerate(_lines(path), start=1):
+        file, _, part = line.strip().rpartition(" ")
+        if part not in ("0", "1", "2"):
+            raise DataError(
+                f"{path}, line {number}: expected a file name and 0, 1 or 2, found {line[:60]!r}"
+            )
+        parts[file.strip()] = int(part)
+    return parts
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path} ({error}); fetch it from {PAGE}") from error

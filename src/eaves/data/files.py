@@ -1,0 +1,164 @@
+"""Images that lie on disk one by one, decoded when they are asked for.
+
+Dimension key:  B batch   N examples   C channels   H, W height and width
+"""
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from eaves.core.roles import Batch
+from eaves.data.source import Dataset, Request, Source, channel_stats, subset
+from eaves.errors import ConfigError, DataError
+
+MEMORY_LIMIT_BYTES = 2 << 30
+"""Decoded images beyond this stay on disk."""
+
+DEFAULT_SIZE = 64
+
+Listing = tuple[list[Path], Tensor]
+"""Image files, and their classes as int64 (N,)."""
+
+# What Pillow's decoders and its EXIF reader raise on damaged bytes, found by altering files.
+_BROKEN = (OSError, SyntaxError, ValueError, struct.error)
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@final
+class ImageFiles(Source):
+    """Image files and their labels, as RGB of ``size`` x ``size``.
+
+    Of each image the largest centred square is taken and resized; a grey one becomes RGB with three
+    equal channels, and a photograph is turned upright as its EXIF data says. A pool of threads
+    decodes a batch. With ``keep`` a decoded image stays in memory, so that each is decoded once.
+
+    Raises:
+        ConfigError: Pillow is not installed.
+        DataError: (by ``fetch``) a file that is missing, damaged or not an 8-bit image.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels_N: Tensor, *, size: int, keep: bool):
+        if not paths or labels_N.dtype != torch.int64 or labels_N.shape != (len(paths),):
+            raise ValueError(
+                f"expected one or more paths and as many int64 labels, got {len(paths)} paths, "
+                f"{labels_N.dtype} {tuple(labels_N.shape)}"
+            )
+        _require_pillow()
+        self._paths = paths
+        self._labels_N = labels_N
+        self._size = size
+        self._kept_NCHW = self._empty(len(paths)) if keep else None
+        self._is_kept_N = torch.zeros(len(paths), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one input: (3, size, size)."""
+        return 3, self._size, self._size
+
+    def fetch(self, indices: Tensor) -> Batch:
+        """Return the examples at ``indices``; see :meth:`Source.fetch`."""
+        labels_B = self._labels_N[indices]
+        if self._kept_NCHW is None:
+            return Batch(self._decode(indices), labels_B)
+        lacking = indices[~self._is_kept_N[indices]]
+        if len(lacking):
+            self._kept_NCHW[lacking] = self._decode(lacking)
+            self._is_kept_N[lacking] = True
+        return Batch(self._kept_NCHW[indices], labels_B)
+
+    def _empty(self, n: int) -> Tensor:
+        # Not written yet, so the system hands out its pages only as images come in.
+        return torch.empty(n, *self.input_shape, dtype=torch.uint8)
+
+    def _decode(self, indices_B: Tensor) -> Tensor:
+        inputs_BCHW = self._empty(len(indices_B))
+        rows_BHWC = inputs_BCHW.numpy().transpose(0, 2, 3, 1)
+
+        def decode_into(i: int, index: int) -> None:
+            rows_BHWC[i] = read_image(self._paths[index], self._size)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(decode_into, range(len(indices_B)), indices_B.tolist()):
+                pass  # a failure is raised here, and cancels what has not begun
+        return inputs_BCHW
+
+
+def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """Return the centred square of one image as RGB bytes (size, size, 3).
+
+    Raises:
+        DataError: the file is missing, damaged, too large for Pillow, or has other than 8 bits.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{path}: expected 8 bits per channel, found Pillow's mode {image.mode!r}; "
+                    "convert it"
+                )
+            image.draft("RGB", (size, size))  # JPEG: skip the detail that resizing would discard
+            upright = ImageOps.exif_transpose(image)
+            rgb = upright.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
+            return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {path}: {error}; replace or remove it") from error
+
+
+def dataset_of_files(
+    name: str, classes: tuple[str, ...], listings: Mapping[str, Listing], request: Request
+) -> Dataset:
+    """Return the data set of the parts ``train``, ``test`` and perhaps ``valid``.
+
+    Decoded images are kept in memory where all parts together stay within
+    :data:`MEMORY_LIMIT_BYTES`, else they are decoded anew for each batch.
+
+    Raises:
+        ConfigError: more ``train_samples`` than there are, or Pillow is not installed.
+        DataError: an image cannot be read.
+    """
+    size = request.image_size or DEFAULT_SIZE
+    paths, labels_N = listings["train"]
+    chosen = subset(len(paths), request.train_samples)
+    used = {**listings, "train": ([paths[i] for i in chosen.tolist()], labels_N[chosen])}
+    keep = fits_in_memory(sum(len(paths) for paths, _ in used.values()), size)
+    sources = {part: ImageFiles(*used[part], size=size, keep=keep) for part in used}
+    mean, std = channel_stats(sources["train"])
+    return Dataset(
+        name=name,
+        train=sources["train"],
+        test=sources["test"],
+        valid=sources.get("valid"),
+        classes=classes,
+        mean=mean,
+        std=std,
+        augment="crop-flip",
+    )
+
+
+def fits_in_memory(images: int, size: int) -> bool:
+    """Return whether so many decoded images stay within :data:`MEMORY_LIMIT_BYTES`.
+
+    >>> fits_in_memory(30_000, 64), fits_in_memory(30_000, 224)
+    (True, False)
+    """
+    return images * 3 * size * size <= MEMORY_LIMIT_BYTES
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ConfigError('reading image files needs Pillow: pip install "eaves[lab]"') from error

@@ -1,0 +1,140 @@
+"""The data sets that a user may name, and how to load one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, final
+
+from eaves.data import celeba, cifar, folders
+from eaves.data.digits import load_digits
+from eaves.data.source import Dataset, Request, data_root
+from eaves.errors import ConfigError, DataError, unknown
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known about a data set before it is loaded."""
+
+    load: Callable[[Request], Dataset]
+    missing: Callable[[Path], list[str]] | None
+    """What a data root lacks of the set, in words; None where the set needs no root."""
+    description: str
+    terms: str
+    source: str
+    option: str = ""
+    """What may follow a colon in the name; empty where nothing may."""
+    can_download: bool = False
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(
+        load=load_digits,
+        missing=None,
+        description="1,797 handwritten digits, 8 x 8, grey, 10 classes; comes with scikit-learn",
+        terms="CC BY 4.0",
+        source="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998)",
+    ),
+    "cifar10": Entry(
+        load=cifar.load_cifar10,
+        missing=cifar.missing,
+        description="60,000 small photographs, 32 x 32, colour, 10 classes (binary version)",
+        terms="no licence is stated; its authors ask to be cited",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009)",
+        can_download=True,
+    ),
+    "images": Entry(
+        load=folders.load_images,
+        missing=folders.missing,
+        description="your own images: a folder for each class, in train/ and test/ or not",
+        terms="yours",
+        source="your own",
+        option="FOLDER under the data root",
+    ),
+    "faces": Entry(
+        load=celeba.load_faces,
+        missing=celeba.missing,
+        description="celebrity faces with 40 attributes (layout of CelebA)",
+        terms="non-commercial research only; not to be passed on",
+        source=f"Liu et al., Deep Learning Face Attributes in the Wild (2015); {celeba.PAGE}",
+        option="ATTRIBUTE",
+    ),
+}
+
+
+@final
+class DatasetRow(NamedTuple):
+    """One line of :func:`dataset_table`."""
+
+    name: str
+    state: str
+    """``found``, or what is missing."""
+    description: str
+    terms: str
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path | None,
+    train_samples: int | None = None,
+    image_size: int | None = None,
+    download: bool = False,
+) -> Dataset:
+    """Load a data set: a key of :data:`DATASETS`, some with an option (``faces:Smiling``).
+
+    ``root`` is the folder of the data sets, else the environment variable ``EAVES_DATA`` names it.
+    ``train_samples`` takes that many training examples, a fixed random choice. ``image_size`` is
+    the side that images from files get (64). ``download`` fetches what is missing, where it can.
+
+    Raises:
+        ConfigError: an unknown name or option, or a request that does not fit the set.
+        DataError: data that is missing, damaged, or not in its layout.
+        StorageError: the disk is full.
+
+    >>> digits = load_dataset("digits", root=None, train_samples=100)
+    >>> len(digits.train), len(digits.test), digits.train.input_shape
+    (100, 360, (1, 8, 8))
+    """
+    base, colon, option = name.partition(":")
+    if base not in DATASETS:
+        raise unknown("data set", base, DATASETS)
+    entry = DATASETS[base]
+    if colon and not (entry.option and option):
+        expected = f"'{base}:{entry.option}' or " if entry.option else ""
+        raise ConfigError(f"expected {expected}'{base}', got {name!r}")
+    request = Request(
+        root=root,
+        option=option,
+        train_samples=train_samples,
+        image_size=image_size,
+        download=download,
+    )
+    if download and entry.missing is not None and not entry.can_download:
+        raise ConfigError(
+            f"{base} cannot be downloaded from here (source: {entry.source}); "
+            "place it under the data root and leave download out"
+        )
+    return entry.load(request)
+
+
+def dataset_table(root: Path | None) -> list[DatasetRow]:
+    """Return a row for each data set, saying whether it is found under ``root``, else EAVES_DATA.
+
+    >>> dataset_table(None)[0].state
+    'found'
+    """
+    return [
+        DatasetRow(name, _state(entry, root), entry.description, entry.terms)
+        for name, entry in DATASETS.items()
+    ]
+
+
+def _state(entry: Entry, root: Path | None) -> str:
+    if entry.missing is None:
+        return "found"
+    try:
+        lacking = entry.missing(data_root(root))
+    except DataError as error:
+        return str(error)
+    return f"missing: {', '.join(lacking)}" if lacking else "found"

@@ -1,0 +1,195 @@
+"""Examples by index, and what is known about the data set they belong to.
+
+Dimension key:  B batch   N examples   C channels   H, W height and width
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eaves.core.roles import Batch
+from eaves.errors import ConfigError, DataError
+
+ROOT_VARIABLE = "EAVES_DATA"
+MAX_IMAGE_SIZE = 1024
+_SPLIT_SEED = 1797  # which examples are held out, and which make a subset: the same in every run
+_STATS_SAMPLE = 1000
+
+
+class Source(ABC):
+    """A fixed list of labelled images, read by index."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one input: (C, H, W)."""
+
+    @abstractmethod
+    def fetch(self, indices: Tensor) -> Batch:
+        """Return the examples at ``indices`` (B,): inputs uint8 (B, C, H, W), labels int64 (B,).
+
+        The batch is the caller's own: writing to it does not change the source.
+        """
+
+
+@final
+class InMemory(Source):
+    """Images and labels held in memory.
+
+    >>> source = InMemory(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+    >>> source.fetch(torch.tensor([3, 1])).labels.tolist()
+    [3, 1]
+    """
+
+    def __init__(self, inputs_NCHW: Tensor, labels_N: Tensor):
+        if inputs_NCHW.dtype != torch.uint8 or inputs_NCHW.dim() != 4 or not len(inputs_NCHW):
+            raise ValueError(
+                "expected uint8 images of shape (N, C, H, W) with N > 0, "
+                f"got {inputs_NCHW.dtype} {tuple(inputs_NCHW.shape)}"
+            )
+        if labels_N.dtype != torch.int64 or labels_N.shape != inputs_NCHW.shape[:1]:
+            raise ValueError(
+                f"expected int64 labels of shape ({len(inputs_NCHW)},), "
+                f"got {labels_N.dtype} {tuple(labels_N.shape)}"
+            )
+        self._inputs_NCHW = inputs_NCHW
+        self._labels_N = labels_N
+
+    def __len__(self) -> int:
+        return len(self._labels_N)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one input: (C, H, W)."""
+        channels, height, width = self._inputs_NCHW.shape[1:]
+        return channels, height, width
+
+    def fetch(self, indices: Tensor) -> Batch:
+        """Return the examples at ``indices``; see :meth:`Source.fetch`."""
+        return Batch(self._inputs_NCHW[indices], self._labels_N[indices])
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A data set, ready to train on.
+
+    ``mean`` and ``std`` are those of the training inputs, one per channel, on the raw scale 0..255.
+    ``augment`` is the augmentation that suits the set: a key of ``eaves.data.augment.AUGMENTS``.
+    """
+
+    name: str
+    train: Source
+    test: Source
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+    valid: Source | None = None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked of a data set; ``option`` is what follows the colon in its name."""
+
+    root: Path | None = None
+    option: str = ""
+    train_samples: int | None = None
+    image_size: int | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train_samples is not None and self.train_samples < 1:
+            raise ConfigError(f"expected 1 or more train_samples, got {self.train_samples}")
+        if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise ConfigError(
+                f"expected an image_size from 1 to {MAX_IMAGE_SIZE} pixels, got {self.image_size}"
+            )
+
+
+def data_root(root: Path | None, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the data sets: ``root``, else what ``EAVES_DATA`` names.
+
+    Raises:
+        DataError: neither is given, or the folder does not exist.
+    """
+    given = str(root or (os.environ if environ is None else environ).get(ROOT_VARIABLE, ""))
+    if not given:
+        raise DataError(
+            "this data set is read from disk, and no data root is given; pass root "
+            f"(--data-root on the command line) or set the environment variable {ROOT_VARIABLE}"
+        )
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"the data root {folder} is not a folder that exists; create it, pass another root, "
+            f"or set the environment variable {ROOT_VARIABLE}"
+        )
+    return folder
+
+
+def refuse_resizing(name: str, native: int, image_size: int | None) -> None:
+    """Raise a ``ConfigError`` where another size than the ``native`` one is asked for."""
+    if image_size not in (None, native):
+        raise ConfigError(
+            f"the images of {name} are {native} x {native}, got image_size={image_size}; "
+            "leave it out"
+        )
+
+
+def subset(n: int, samples: int | None) -> Tensor:
+    """Return the indices of the ``samples`` training examples to use, out of ``n``; None: all.
+
+    They are the first of one fixed permutation, in its order, so that every run uses the same, a
+    smaller subset lies within a larger one, and the classes keep about their shares.
+
+    Raises:
+        ConfigError: more are asked for than there are.
+
+    >>> bool((subset(100, 30)[:10] == subset(100, 10)).all())
+    True
+    """
+    if samples is None:
+        return torch.arange(n)
+    if samples > n:
+        raise ConfigError(f"expected at most {n} train_samples, the whole set, got {samples}")
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_SPLIT_SEED))[:samples]
+
+
+def stratified_split(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of a fixed split: about 80% to train on and 20% to test, in every class.
+
+    >>> train, test = stratified_split(torch.tensor([0, 1] * 10))
+    >>> len(train), len(test)
+    (16, 4)
+    """
+    n = len(labels_N)
+    shuffled_N = torch.randperm(n, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    by_class_N = shuffled_N[labels_N[shuffled_N].argsort(stable=True)]
+    held_out_N = torch.arange(n) % 5 == 1
+    return by_class_N[~held_out_N].sort().values, by_class_N[held_out_N].sort().values
+
+
+def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation of each channel, on the raw scale 0..255.
+
+    They are taken over at most 1,000 examples, the same ones in every run. A channel that never
+    changes gets a deviation of 1, so that it can be divided by.
+    """
+    chosen = subset(len(source), min(len(source), _STATS_SAMPLE)).sort().values
+    inputs_BCHW = source.fetch(chosen).inputs
+    # One channel at a time: the images as float64 would take eight times their memory.
+    pixels = [inputs_BCHW[:, c].double() for c in range(inputs_BCHW.shape[1])]
+    deviations = [float(channel.std(correction=0)) or 1.0 for channel in pixels]
+    return tuple(float(channel.mean()) for channel in pixels), tuple(deviations)

@@ -1,0 +1,136 @@
+"""Image files: formats, shapes and modes, decoded once or each time, damage named."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eaves.data import files
+from eaves.data.files import ImageFiles, dataset_of_files, read_image
+from eaves.data.source import Request
+from eaves.errors import ConfigError, DataError
+
+
+def _saved(path: Path, *, size: tuple[int, int] = (12, 8), mode: str = "RGB") -> Path:
+    """A gradient from black to white, from left to right."""
+    ramp = np.tile(np.linspace(0, 255, size[0]).astype(np.uint8), (size[1], 1))
+    Image.fromarray(ramp).convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg", "webp"])
+def test_each_format_decodes_to_its_centred_square(tmp_path: Path, suffix: str) -> None:
+    image_HWC = read_image(_saved(tmp_path / f"a.{suffix}"), 8)
+    assert (image_HWC.shape, image_HWC.dtype.name) == ((8, 8, 3), "uint8")
+    expected = np.linspace(0, 255, 12)[2:10]
+    assert np.abs(image_HWC.astype(int) - expected[None, :, None]).max() <= 12  # lossy formats
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    image_HWC = read_image(_saved(tmp_path / "a.png", mode=mode), 8)
+    assert image_HWC.shape == (8, 8, 3)
+    assert (image_HWC[..., 0] == image_HWC[..., 1]).all()
+    assert image_HWC[:, -1].mean() > image_HWC[:, 0].mean()
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([10, 20, 30] * 256)
+    image.save(tmp_path / "a.png", transparency=bytes([0] * 256))
+    assert read_image(tmp_path / "a.png", 4)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    Image.open(_saved(tmp_path / "a.png", size=(8, 8))).save(tmp_path / "b.png", exif=exif)
+    straight, turned = read_image(tmp_path / "a.png", 8), read_image(tmp_path / "b.png", 8)
+    assert (turned == straight[::-1, ::-1]).all()
+
+
+def test_damage_of_any_kind_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    whole = _saved(tmp_path / "a.jpg", size=(64, 64)).read_bytes()
+    for data in (b"", b"GIF", whole[:200], whole[: len(whole) // 2], b"\x89PNG\r\n\x1a\n" + whole):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"cannot read the image .*broken.jpg: .*replace"):
+            read_image(path, 8)
+    with pytest.raises(DataError, match=r"gone.png: .*No such file"):
+        read_image(tmp_path / "gone.png", 8)
+
+
+def test_sixteen_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="expected 8 bits per channel, found Pillow's mode 'I;16'"):
+        read_image(tmp_path / "x.png", 4)
+
+
+def test_an_image_of_absurd_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # a bomb beyond twice of it
+    with pytest.raises(DataError, match="exceeds limit"):
+        read_image(_saved(tmp_path / "a.png"), 8)
+
+
+def test_a_broken_file_is_reported_from_the_pool(tmp_path: Path) -> None:
+    paths = [_saved(tmp_path / f"{i}.png") for i in range(20)]
+    paths[11].write_bytes(b"no image")
+    source = ImageFiles(paths, torch.arange(20), size=8, keep=True)
+    with pytest.raises(DataError, match=r"11.png"):
+        source.fetch(torch.arange(20))
+    assert source.fetch(torch.arange(10)).labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_kept_images_are_decoded_once(tmp_path: Path, keep: bool) -> None:
+    paths = [_saved(tmp_path / f"{i}.png") for i in range(3)]
+    source = ImageFiles(paths, torch.arange(3), size=8, keep=keep)
+    first = source.fetch(torch.tensor([2, 0, 2])).inputs
+    paths[0].unlink()
+    if keep:
+        assert torch.equal(source.fetch(torch.tensor([2, 0, 2])).inputs, first)
+        assert source.fetch(torch.tensor([1, 0])).inputs.shape == (2, 3, 8, 8)
+    else:
+        with pytest.raises(DataError, match=r"0.png"):
+            source.fetch(torch.tensor([0]))
+
+
+def test_a_set_beyond_the_limit_stays_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [_saved(tmp_path / f"{i}.png") for i in range(4)]
+    listing = (paths[:2], torch.tensor([0, 1]))
+    listings = {"train": listing, "test": (paths[2:], torch.tensor([0, 1]))}
+
+    def reads_the_disk_again() -> bool:
+        data = dataset_of_files("x", ("a", "b"), listings, Request(image_size=8))
+        data.test.fetch(torch.tensor([0]))
+        paths[2].rename(tmp_path / "hidden")
+        try:
+            data.test.fetch(torch.tensor([0]))
+        except DataError:
+            return True
+        finally:
+            (tmp_path / "hidden").rename(paths[2])
+        return False
+
+    monkeypatch.setattr(files, "MEMORY_LIMIT_BYTES", 4 * 3 * 8 * 8)
+    assert not reads_the_disk_again()
+    monkeypatch.setattr(files, "MEMORY_LIMIT_BYTES", 4 * 3 * 8 * 8 - 1)
+    assert reads_the_disk_again()
+
+
+def test_paths_and_labels_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="as many int64 labels, got 1 paths"):
+        ImageFiles([tmp_path / "a.png"], torch.arange(2), size=8, keep=False)
+
+
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match=r'pip install "eaves\[lab\]"'):
+        ImageFiles([tmp_path / "a.png"], torch.arange(1), size=8, keep=False)
