@@ -5,15 +5,15 @@
     EavesError
     ├── ConfigError (also a ValueError)   a name, number or combination that cannot work
     │   └── CutError                      a net that cannot be cut there; lists where it can be
-    ├── DataError                         a data file that is missing, damaged or not in its layout
+    ├── DataError                         a data file: missing, damaged, not in its layout
     ├── PayloadError                      bytes that are not what an encoder of ours wrote
-    ├── StateError                        a checkpoint or bundle that is missing, damaged or of another run
+    ├── StateError                        a checkpoint or bundle: missing, damaged, of another run
     ├── StorageError                      a disk that is full or refuses to be written
     └── DivergedError                     training that produced NaN or infinity
 
-A caller's mistake in Python (a wrong shape, a wrong type) is a plain ``ValueError`` or ``TypeError``.
-The command line turns every :class:`EavesError` into one message: exit code 2 for a
-:class:`ConfigError`, 1 for the others.
+A caller's mistake in Python (a wrong shape, a wrong type) is a plain ``ValueError`` or
+``TypeError``. The command line turns every :class:`EavesError` into one message: exit code 2 for
+a :class:`ConfigError`, 1 for the others.
 """
 
 import difflib

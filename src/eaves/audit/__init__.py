@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measured claims: rates with their intervals and chance levels."""

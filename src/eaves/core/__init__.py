@@ -1,1 +1,1 @@
-"""What a split net is: stages, exits, roles and specifications. Nothing here touches a file or a socket."""
+"""What a split net is: stages, exits, roles, specifications. Touches no file and no socket."""

@@ -16,7 +16,7 @@ _WIDTH = 128  # channels of the convolutional exit, neurons of the MLP
 
 
 def exit_head(kind: str, feature_shape: Sequence[int], classes: int) -> nn.Module:
-    """Return a head that answers early: features (B, \\*feature_shape) -> logits (B, classes).
+    """Return a head that answers early: features (B, ...) -> logits (B, classes).
 
     ``kind`` is one of :data:`EXITS`. The convolutional one is the default everywhere: a bare pool
     and linear layer on an early cut costs 1-3 points of accuracy.
@@ -47,6 +47,7 @@ def _pooled(shape: tuple[int, ...]) -> list[nn.Module]:
     pools: dict[int, Callable[[int], nn.Module]] = {
         2: nn.AdaptiveAvgPool1d,
         3: nn.AdaptiveAvgPool2d,
+        4: nn.AdaptiveAvgPool3d,
     }
     return [pools[len(shape)](1), nn.Flatten()] if len(shape) in pools else []
 

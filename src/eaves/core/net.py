@@ -21,6 +21,10 @@ class StagedNet(nn.Module):
     Weights keep the name of their stage in front (``layer1.0.conv1.weight``); a dot in a stage's
     name becomes an underscore there.
 
+    Raises:
+        ValueError: no stage, or two of the same name.
+        CutError: two stages share weights, so that a cut between them would train these twice.
+
     >>> net = StagedNet([("stem", nn.Linear(4, 8)), ("head", nn.Linear(8, 2))])
     >>> net.names
     ('stem', 'head')
@@ -32,6 +36,7 @@ class StagedNet(nn.Module):
         self.names = tuple(name for name, _ in pairs)
         if not pairs or len(set(self.names)) < len(self.names):
             raise ValueError(f"expected one or more stages with distinct names, got {self.names}")
+        _refuse_shared_weights(pairs)
         self._attributes: list[str] = []
         for name, stage in pairs:
             attribute = name.replace(".", "_")
@@ -116,7 +121,7 @@ def output_shape(net: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:
         with torch.no_grad():
             zeros = torch.zeros(1, *input_shape, device=_device_of(net))
             return tuple(net.eval()(zeros).shape[1:])
-    except (RuntimeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:  # how nets refuse
         shape = "x".join(map(str, input_shape))
         raise ConfigError(
             f"an input of {shape} does not fit this net: {error}; "
@@ -134,14 +139,14 @@ def with_bottleneck(split: SplitNet, feature_shape: Sequence[int], channels: int
     ReLU, so that the features stay sparse) belongs to the edge part, the map up to the cloud part.
     The result is another net: it no longer equals the uncut one.
     """
+    if len(feature_shape) not in (1, 3):
+        raise ConfigError(f"a bottleneck needs (C,) or (C, H, W) features, got {feature_shape}")
     wide = feature_shape[0]
     if not 0 < channels < wide:
         raise ConfigError(
             f"expected a bottleneck of 1 to {wide - 1} channels at cut '{split.cut}' "
             f"(its features have {wide}), got {channels}"
         )
-    if len(feature_shape) not in (1, 3):
-        raise ConfigError(f"a bottleneck needs (C,) or (C, H, W) features, got {feature_shape}")
 
     def narrowing(c_in: int, c_out: int) -> nn.Module:
         if len(feature_shape) == 1:
@@ -176,6 +181,17 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) of any number type -> float32 of the same shape."""
         return (x.float() - self.mean) / self.std
+
+
+def _refuse_shared_weights(stages: Iterable[tuple[str, nn.Module]]) -> None:
+    owners: dict[Tensor, str] = {}  # a tensor is equal to itself alone, as a key
+    for name, stage in stages:
+        for tensor in (*stage.parameters(), *stage.buffers()):
+            if (owner := owners.setdefault(tensor, name)) != name:
+                raise CutError(
+                    f"the stages '{owner}' and '{name}' share weights, so the net cannot be cut "
+                    "between them; join them, and what lies between, into one stage"
+                )
 
 
 def _device_of(net: nn.Module) -> torch.device:

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from eaves.core.roles import State
-from eaves.errors import DivergedError, StateError
+from eaves.core.state import State
+from eaves.errors import ConfigError, DivergedError, StateError
 
 
 @final
@@ -43,10 +43,21 @@ class OneCycle:
 
 @final
 class Optimised:
-    """Modules that are trained together, their optimiser, and where they stand in the schedule."""
+    """Modules that are trained together, their optimiser, and where they stand in the schedule.
+
+    Raises:
+        ConfigError: the modules have no weights.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module], schedule: OneCycle, device: torch.device):
         self.modules = nn.ModuleDict(dict(modules)).to(device)
+        if schedule.precision == "bf16":  # convolutions in bfloat16 are a tenth faster this way
+            self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not list(self.modules.parameters()):
+            raise ConfigError(
+                f"there are no weights to train in the part '{', '.join(self.modules)}' of the "
+                "net; choose a later cut for the edge, an earlier one for the cloud"
+            )
         self.device = device
         self.schedule = schedule
         self.steps = 0
@@ -67,7 +78,7 @@ class Optimised:
         """Go one step down ``loss``, or down a tensor whose ``gradient`` is given; return the loss.
 
         Raises:
-            DivergedError: the loss, or the gradient given, is NaN or infinite; no weight is changed.
+            DivergedError: the loss, or the gradient given, is not finite; no weight is changed.
         """
         value = float((loss if gradient is None else gradient.norm()).detach())
         if not isfinite(value):
@@ -76,7 +87,7 @@ class Optimised:
                 "lower the learning rate, or use fp32 if this is bf16"
             )
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward(gradient)
+        torch.autograd.backward(loss, gradient)
         for group in self._optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.steps)
         self._optimiser.step()
@@ -94,22 +105,25 @@ class Optimised:
 
     def load_state(self, state: State) -> None:
         """Go on from ``state``; raises :class:`StateError` where it belongs to another net."""
-        weights = {
-            k.removeprefix("weights/"): v
-            for k, v in state.tensors.items()
-            if k.startswith("weights/")
-        }
+        weights: dict[str, Tensor] = {}
         slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.tensors.items():
-            if key.startswith("optimiser/"):
-                _, i, slot = key.split("/")
-                slots.setdefault(int(i), {})[slot] = value.to(self.device)
+        parameters = list(self.modules.parameters())
         try:
+            steps = int(state.facts["steps"])
+            for key, value in state.tensors.items():
+                kind, name = key.split("/", 1)
+                if kind == "weights":
+                    weights[name] = value
+                    continue
+                i, slot = name.split("/")
+                if value.shape != parameters[int(i)].shape:  # SGD would only notice in a step
+                    raise ValueError(f"'{key}' has the shape {tuple(value.shape)}")
+                slots.setdefault(int(i), {})[slot] = value.to(self.device)
             self.modules.load_state_dict(weights)
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": slots, "param_groups": groups})
-            self.steps = int(state.facts["steps"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.steps = steps
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(f"the saved state belongs to another net: {error}") from error
 
     def state_bytes(self) -> int:

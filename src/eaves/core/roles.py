@@ -8,13 +8,16 @@ Dimension key:  B batch   K classes
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 from torch import Tensor
 
+from eaves.core.optimise import Optimised
+from eaves.core.state import State
+
 Losses = Mapping[str, float]
-"""Figures of one step: ``loss`` always, ``accuracy`` (share of the batch) where there is an answer."""
+"""Figures of one step: ``loss``, and ``accuracy`` (share of the batch) where there is an answer."""
 
 
 @final
@@ -29,7 +32,10 @@ class Batch:
 @final
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What leaves the edge for one batch. Nothing in it requires grad; private labels are not in it."""
+    """What leaves the edge for one batch: features (B, ...) and task labels (B,).
+
+    Nothing in it requires grad; private labels are not in it.
+    """
 
     features: Tensor
     labels: Tensor
@@ -39,29 +45,26 @@ class Upload:
             raise ValueError("an Upload carries no gradient: detach its features")
 
 
-@final
-@dataclass(frozen=True)
-class State:
-    """All that a learner needs to go on where it stood: tensors by name, and plain JSON facts."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 class Learner(ABC):
     """One half of a training method."""
 
+    @property
     @abstractmethod
+    def part(self) -> Optimised | None:
+        """What this half trains; None where it trains nothing."""
+
     def state(self) -> State:
         """Return a copy of the state; training on does not change it."""
+        return self.part.state() if self.part else State()
 
-    @abstractmethod
     def load_state(self, state: State) -> None:
         """Go on from ``state``; raises ``StateError`` where it does not fit."""
+        if self.part:
+            self.part.load_state(state)
 
-    @abstractmethod
     def state_bytes(self) -> int:
         """Return the bytes of weights, gradients and optimiser state that training holds."""
+        return self.part.state_bytes() if self.part else 0
 
 
 class EdgeLearner(Learner):
@@ -74,9 +77,9 @@ class EdgeLearner(Learner):
     def step(self, batch: Batch) -> tuple[Upload | None, Losses]:
         """Take one batch; return what is to be sent and the figures of the edge's own loss."""
 
-    def receive(self, reply: Tensor | None) -> None:
-        """Take the cloud's reply to the last upload (two-way methods); None where none came."""
-        raise TypeError(f"{type(self).__name__} is one-way and takes no reply, got {type(reply)}")
+    def receive(self, reply: Tensor) -> None:
+        """Take the cloud's reply to the last upload (two-way methods only)."""
+        raise TypeError(f"{type(self).__name__} is one-way and takes no reply")
 
 
 class CloudLearner(Learner):
@@ -92,7 +95,7 @@ class EdgePredictor(ABC):
 
     @abstractmethod
     def predict(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the features to send (None: nothing is sent) and the early logits (B, K), if any."""
+        """Return the features to send (None: nothing is sent), and early logits (B, K) if any."""
 
 
 class CloudPredictor(ABC):

@@ -47,6 +47,8 @@ class LinkSpec:
                 raise ConfigError(f"expected {name} of 0 s or more, got {value}")
         if not 0 <= self.loss < 1:
             raise ConfigError(f"expected a loss in [0, 1), got {self.loss}")
+        if self.packet_bytes < 1:
+            raise ConfigError(f"expected packets of 1 byte or more, got {self.packet_bytes}")
 
     def transfer(self, size_bytes: int, *, up: bool = True, rng: random.Random) -> Transfer:
         """Draw the cost of sending ``size_bytes``.
@@ -73,8 +75,9 @@ LINKS: dict[str, LinkSpec] = {
     "wifi": LinkSpec(up_bps=18.88e6, down_bps=18.88e6, delay_s=0.0025),
 }
 
-_OPTION = re.compile(r"(delay|jitter)=([\d.]+)ms|(loss)=([\d.]+)%")
-_RATE = re.compile(r"[\d.]+(e\d+)?(/[\d.]+(e\d+)?)?")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_OPTION = re.compile(rf"(delay|jitter)=({_NUMBER})ms|(loss)=({_NUMBER})%")
+_RATE = re.compile(rf"{_NUMBER}(e\d+)?(/{_NUMBER}(e\d+)?)?")
 
 
 def parse_link(text: str) -> LinkSpec:
@@ -82,17 +85,15 @@ def parse_link(text: str) -> LinkSpec:
 
     >>> parse_link("3g,loss=1%").loss
     0.01
-    >>> parse_link("2/8,delay=20ms")
-    LinkSpec(up_bps=2000000.0, down_bps=8000000.0, delay_s=0.02, jitter_s=0.0, loss=0.0, packet_bytes=1500)
+    >>> link = parse_link("2/8,delay=20ms")
+    >>> link.up_bps, link.down_bps, link.delay_s
+    (2000000.0, 8000000.0, 0.02)
     """
     name, *options = (part.strip() for part in text.lower().split(","))
     if name in LINKS:
         link = LINKS[name]
     elif _RATE.fullmatch(name):
-        try:
-            rates = [1e6 * float(rate) for rate in name.split("/")]
-        except ValueError:
-            raise ConfigError(f"expected UP or UP/DOWN in Mbit/s, got {name!r}") from None
+        rates = [1e6 * float(rate) for rate in name.split("/")]
         link = LinkSpec(up_bps=rates[0], down_bps=rates[-1])
     else:
         raise unknown("link", name, [*LINKS, "UP", "UP/DOWN (numbers in Mbit/s)"])

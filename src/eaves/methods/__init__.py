@@ -1,1 +1,1 @@
-"""TODO."""
+"""Training methods, one file each, both halves side by side."""

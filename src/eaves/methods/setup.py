@@ -1,0 +1,106 @@
+"""What every method is built from, and what it is built into.
+
+Dimension key:  B batch   K classes
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from eaves.core.net import SplitNet, StagedNet, output_shape, split_at, with_bottleneck
+from eaves.core.optimise import OneCycle, Optimised
+from eaves.core.roles import CloudLearner, CloudPredictor, EdgeLearner, EdgePredictor, Losses
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The choices that a method is built from. ``normalise`` becomes the first layer of all."""
+
+    net: StagedNet
+    normalise: nn.Module
+    input_shape: tuple[int, ...]
+    classes: int
+    cut: str
+    bottleneck: int | None
+    exit: str
+    edge_schedule: OneCycle
+    cloud_schedule: OneCycle
+    device: torch.device
+
+    def split(self) -> SplitNet:
+        """Divide the net, with the bottleneck if one is wanted; the edge part takes raw inputs."""
+        split = split_at(self.net, self.cut)
+        if self.bottleneck is not None:
+            shape = output_shape(split.edge, self.input_shape)
+            split = with_bottleneck(split, shape, self.bottleneck)
+        return SplitNet(nn.Sequential(self.normalise, split.edge), split.cloud, split.cut)
+
+    def whole(self) -> nn.Module:
+        """Return the whole net on raw inputs."""
+        return nn.Sequential(self.normalise, self.net)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Both halves of a method, for training and for inference, and the weights of each side."""
+
+    edge: EdgeLearner
+    cloud: CloudLearner | None
+    edge_predictor: EdgePredictor
+    cloud_predictor: CloudPredictor | None
+    edge_modules: Mapping[str, nn.Module]
+    cloud_modules: Mapping[str, nn.Module]
+    sender: EdgeLearner | None = None
+    """The edge that sends without learning, where the method can send once."""
+
+
+@final
+class EdgeAnswers(EdgePredictor):
+    """Send what ``edge`` makes of an input (None: nothing is sent); ``exit`` answers early."""
+
+    def __init__(self, edge: nn.Module | None, exit_: nn.Module | None, device: torch.device):
+        self._edge, self._exit, self._device = edge, exit_, device
+
+    def predict(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return features and early logits, both in evaluation mode and without gradient."""
+        features = inputs.to(self._device)
+        with torch.no_grad():
+            if self._edge is not None:
+                features = self._edge.eval()(features)
+            early = self._exit.eval()(features) if self._exit is not None else None
+        return (features if self._edge is not None else None), early
+
+
+@final
+class CloudAnswers(CloudPredictor):
+    """Run ``net`` on what arrives."""
+
+    def __init__(self, net: nn.Module, device: torch.device):
+        self._net, self._device = net, device
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Return the logits, in evaluation mode and without gradient."""
+        with torch.no_grad():
+            logits: Tensor = self._net.eval()(features.to(self._device))
+        return logits
+
+
+def classify(part: Optimised, net: nn.Module, x: Tensor, y_B: Tensor) -> Losses:
+    """Take one step down the cross-entropy of ``net(x)`` against the labels ``y_B``."""
+    part.modules.train()
+    with part.autocast():
+        logits_BK = net(x.to(part.device))
+        loss = cross_entropy(logits_BK, y_B.to(part.device))
+    return {"loss": part.descend(loss), "accuracy": share_right(logits_BK, y_B)}
+
+
+def share_right(logits_BK: Tensor, labels_B: Tensor) -> float:
+    """Return the share of examples whose largest logit is that of their label."""
+    right_B = logits_BK.detach().argmax(dim=1) == labels_B.to(logits_BK.device)
+    return float(right_B.float().mean())
