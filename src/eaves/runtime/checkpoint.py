@@ -1,0 +1,87 @@
+"""States of learners on disk: tensors as safetensors, facts as JSON, replaced atomically.
+
+``checkpoint.json`` names the tensor files that belong to it with their SHA-256, and is written
+last: a crash at any moment leaves the previous checkpoint whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from eaves.core.state import State
+from eaves.errors import StateError
+from eaves.runtime.files import write_atomically
+
+_INDEX = "checkpoint.json"
+
+
+def save_checkpoint(
+    folder: Path, steps: int, states: Mapping[str, State], facts: Mapping[str, Any]
+) -> None:
+    """Replace the checkpoint in ``folder`` by ``states``, by the name of their learner.
+
+    Raises:
+        StorageError: the disk is full or refuses; the previous checkpoint is intact.
+    """
+    entries = {}
+    for name, state in states.items():
+        file, content = f"{name}-{steps}.safetensors", tensors_to_bytes(state.tensors)
+        write_atomically(folder / file, content)
+        digest = hashlib.sha256(content).hexdigest()
+        entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
+    index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
+    write_atomically(folder / _INDEX, json.dumps(index, indent=1).encode())
+    current = {entry["file"] for entry in entries.values()}
+    for old in folder.glob("*-*.safetensors"):
+        if old.name not in current:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | None:
+    """Return the states and facts that were saved last; None where nothing was saved yet.
+
+    Raises:
+        StateError: the checkpoint is damaged; the message names the file.
+    """
+    path = folder / _INDEX
+    if not path.exists():
+        return None
+    try:
+        index = json.loads(path.read_bytes())
+        states = {
+            name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
+            for name, entry in index["states"].items()
+        }
+        return states, index["facts"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StateError(f"{path} is damaged ({error!r}); remove it to start anew") from error
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return ``tensors`` in the safetensors format."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Read a safetensors file and check its digest.
+
+    Raises:
+        StateError: the file is missing, damaged or not the one that was written.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise StateError(f"{path} is damaged: expected SHA-256 {sha256}, found {found}")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise StateError(f"{path} is no safetensors file: {error}") from error
