@@ -1,1 +1,1 @@
-"""TODO."""
+"""Networks as named stages: our own, torchvision's and timm's, and a user's."""
