@@ -1,3 +1,100 @@
-"""Train and run one neural network divided between an edge device and a cloud."""
+"""Train and run one neural network divided between an edge device and a cloud.
+
+The names below are the public ones; each is loaded when it is first used, so that importing
+``eaves`` alone loads no torch.
+
+>>> import eaves
+>>> eaves.cut_points(eaves.build_net("resnet20", classes=10, input_shape=(3, 32, 32)))
+('stem', 'layer1', 'layer2', 'layer3')
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from eaves.codecs.base import Codec, parse_codec
+    from eaves.core.exits import ConfidenceAbove, EntropyBelow, exit_head
+    from eaves.core.net import SplitNet, StagedNet, cut_points, split_at, with_bottleneck
+    from eaves.core.specs import LinkSpec, parse_link
+    from eaves.data.load import load_dataset
+    from eaves.errors import (
+        ConfigError,
+        CutError,
+        DataError,
+        DivergedError,
+        EavesError,
+        PayloadError,
+        StateError,
+        StorageError,
+    )
+    from eaves.experiments.config import TrainConfig, load_config
+    from eaves.experiments.record import RunRecord
+    from eaves.experiments.run import PhaseProgress, run
+    from eaves.nets.build import build_net
+
+_HOMES = {
+    "codecs.base": ("Codec", "parse_codec"),
+    "core.exits": ("ConfidenceAbove", "EntropyBelow", "exit_head"),
+    "core.net": ("SplitNet", "StagedNet", "cut_points", "split_at", "with_bottleneck"),
+    "core.specs": ("LinkSpec", "parse_link"),
+    "data.load": ("load_dataset",),
+    "errors": (
+        "ConfigError",
+        "CutError",
+        "DataError",
+        "DivergedError",
+        "EavesError",
+        "PayloadError",
+        "StateError",
+        "StorageError",
+    ),
+    "experiments.config": ("TrainConfig", "load_config"),
+    "experiments.record": ("RunRecord",),
+    "experiments.run": ("PhaseProgress", "run"),
+    "nets.build": ("build_net",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Codec",
+    "ConfidenceAbove",
+    "ConfigError",
+    "CutError",
+    "DataError",
+    "DivergedError",
+    "EavesError",
+    "EntropyBelow",
+    "LinkSpec",
+    "PayloadError",
+    "PhaseProgress",
+    "RunRecord",
+    "SplitNet",
+    "StagedNet",
+    "StateError",
+    "StorageError",
+    "TrainConfig",
+    "__version__",
+    "build_net",
+    "cut_points",
+    "exit_head",
+    "load_config",
+    "load_dataset",
+    "parse_codec",
+    "parse_link",
+    "run",
+    "split_at",
+    "with_bottleneck",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'eaves' has no attribute {name!r}")
+    return getattr(import_module(f"eaves.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Runs from a configuration to a record: one config, one function, one bundle."""

@@ -1,0 +1,167 @@
+"""The command line: parse, call one function, print.
+
+Whatever needs torch is imported inside the command that needs it: this keeps ``eaves --help`` at a
+fraction of the time that importing torch takes.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, final
+
+import tyro
+
+from eaves.errors import ConfigError, EavesError
+from eaves.experiments.config import TrainConfig, load_config, resumed_config
+
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one net divided between edge and cloud, over an emulated link.
+
+    With no flags: hierarchical training on the handwritten digits, in seconds.
+    """
+
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    config: Path | None = None
+    """TOML file with the same keys as the flags below; flags win."""
+    resume: Path | None = None
+    """Go on with the interrupted run in this folder."""
+    overwrite: bool = False
+    """Start over even if --out holds an interrupted run."""
+    json: bool = False
+    """Print records as lines of JSON, that of the method itself last, and no tables."""
+
+    def run(self) -> int:
+        """Train, print, and return the exit code."""
+        from eaves.report.session import train
+
+        resume = self.resume is not None
+        return train(self.settings, resume=resume, overwrite=self.overwrite, as_json=self.json)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Nets:
+    """List the nets and what they need."""
+
+    json: bool = False
+    """Print a line of JSON for each."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from eaves.report.choices import show_nets
+
+        return show_nets(as_json=self.json)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """List where a net can be cut, and what crosses there."""
+
+    net: tyro.conf.Positional[str]
+    """Net, as `eaves nets` lists them; also timm:NAME, torchvision:NAME, FILE.py:NAME."""
+    input: str = "3x32x32"
+    """Channels x height x width of one input."""
+    classes: int = 10
+    """Number of classes."""
+    stem: str | None = None
+    """imagenet or cifar, for nets that have the choice."""
+    json: bool = False
+    """Print a line of JSON for each cut."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from eaves.report.choices import show_cuts
+
+        shape = _shape(self.input)
+        return show_cuts(self.net, shape, self.classes, self.stem, as_json=self.json)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """List the data sets and whether they are on this machine; or download one."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Data set to check or download; all of them without it."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    download: bool = False
+    """Fetch it from its publisher, check it, and go on where an earlier try broke off."""
+    json: bool = False
+    """Print a line of JSON for each."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from eaves.report.choices import fetch_data, show_data
+
+        if self.download and self.name is None:
+            raise ConfigError("name the data set to download, as in: eaves data cifar10 --download")
+        if self.name is not None:
+            return fetch_data(self.name, self.data_root, download=self.download)
+        return show_data(self.data_root, as_json=self.json)
+
+
+Command = Train | Nets | Cuts | Data
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Return the command that ``argv`` asks for; exits with code 2 where it asks for none."""
+    base = Train(settings=_base_settings(argv))
+    train = Annotated[Train, tyro.conf.subcommand("train", default=base)]
+    command: Command = tyro.cli(
+        train | Nets | Cuts | Data,
+        args=list(argv),
+        prog="eaves",
+        description="Train one neural network divided between an edge device and a cloud.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    return command
+
+
+def _base_settings(argv: Sequence[str]) -> TrainConfig:
+    """Return what flags are added to: a file, the run to resume, or the defaults."""
+    resume, config = _value_of("--resume", argv), _value_of("--config", argv)
+    if resume and config:
+        raise ConfigError("give --resume or --config, not both: a run keeps its own configuration")
+    if resume:
+        return resumed_config(Path(resume))
+    return load_config(Path(config)) if config else TrainConfig()
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ConfigError(f"expected --input as CxHxW, as in 3x32x32, got {text!r}")
+    channels, height, width = map(int, sides)
+    return channels, height, width
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: done. 1: the world is in the way (a damaged file, a full disk, a diverged run). 2: a mistake
+    in the command. 130: interrupted.
+    """
+    try:
+        return parse(sys.argv[1:] if argv is None else argv).run()
+    except EavesError as error:
+        print(f"eaves: {error}", file=sys.stderr)  # noqa: T201  # this is the place that prints
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED

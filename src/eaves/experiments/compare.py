@@ -1,0 +1,54 @@
+"""Several methods under the same conditions: which runs a comparison is made of."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from eaves.errors import ConfigError
+from eaves.experiments.config import TrainConfig
+
+
+def compared(config: TrainConfig) -> dict[str, TrainConfig]:
+    """Return the runs that ``config.compare`` asks for by name, each in a folder of its own.
+
+    >>> runs = compared(TrainConfig(compare="full-cloud:png,full-cloud:once"))
+    >>> [(name, c.input_codec, c.send, str(c.out)) for name, c in runs.items()]
+    [('full-cloud:png', 'png', 'every-epoch', 'runs/latest/full-cloud-png'), \
+('full-cloud:once', 'raw', 'once', 'runs/latest/full-cloud-once')]
+    """
+    names = [name.strip() for name in config.compare.split(",") if name.strip()]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--compare names the same run twice: {config.compare}")
+    return {name: _variant(config, name) for name in names}
+
+
+def _variant(config: TrainConfig, name: str) -> TrainConfig:
+    method, _, variant = name.partition(":")
+    changes: dict[str, Any] = {"method": method, "compare": ""}
+    changes |= {"send": "every-epoch", "copies": 1, "cloud_epochs": None}
+    changes["out"] = config.out / name.replace(":", "-").replace("/", "-")
+    if variant == "once":
+        changes["send"] = "once"
+    elif variant:
+        changes["input_codec" if method == "full-cloud" else "codec"] = variant
+    return replace(config, **changes)
+
+
+def finished(config: TrainConfig) -> dict[str, Any] | None:
+    """Return the record in ``config.out`` if it is of this very configuration and complete."""
+    try:
+        record: dict[str, Any] = json.loads((config.out / "record.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    same = record.get("complete") is True and record.get("config_hash") == config.hash()
+    return record if same else None
+
+
+def interrupted(config: TrainConfig) -> bool:
+    """Return whether ``config.out`` holds a run that was begun and is not complete."""
+    if not (config.out / "checkpoint" / "checkpoint.json").exists():
+        return False
+    try:
+        return json.loads((config.out / "record.json").read_bytes()).get("complete") is not True
+    except (OSError, ValueError):
+        return True

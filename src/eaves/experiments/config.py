@@ -1,0 +1,219 @@
+"""The configuration of a training run: frozen, checked, and the same thing as its TOML.
+
+Imports no torch, so that the command line can print its help at once.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
+from pathlib import Path
+from types import UnionType
+from typing import Any, final, get_args
+
+from eaves.core.specs import LinkSpec, parse_link
+from eaves.errors import ConfigError, unknown
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": ("hierarchical", "full-cloud", "full-edge", "split"),
+    "exit": ("conv", "linear", "mlp"),
+    "send": ("every-epoch", "once"),
+    "augment": ("auto", "none", "crop", "crop-flip"),
+    "precision": ("fp32", "bf16"),
+}
+# What a run produces does not depend on these, so they are not part of its hash.
+_NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Every field is a flag of ``eaves train`` and a key of its TOML file.
+    """
+
+    method: str = "hierarchical"
+    """hierarchical, full-cloud, full-edge or split."""
+    data: str = "digits"
+    """Data set; `eaves data` lists them. Faces name an attribute, as in faces:Smiling."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    train_samples: int | None = None
+    """Train on this many examples, always the same ones."""
+    image_size: int | None = None
+    """Resize images to this side (data sets of image files only)."""
+    augment: str = "auto"
+    """auto (what suits the data set), none, crop or crop-flip."""
+    net: str = "small"
+    """Net; `eaves nets` lists them. Also timm:NAME, torchvision:NAME, FILE.py:NAME."""
+    stem: str | None = None
+    """imagenet or cifar, for nets that have the choice."""
+    cut: str | None = None
+    """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one."""
+    bottleneck: int | None = None
+    """Narrow the features at the cut to this many channels, by a learned 1x1 layer."""
+    exit: str = "conv"
+    """Head that answers on the edge: conv, linear or mlp."""
+    codec: str = "int8+zstd"
+    """How features travel: fp32 fp16 bf16 int8 int4 int2 int1, then +zstd or +range."""
+    input_codec: str = "raw"
+    """How inputs travel in full-cloud: raw, png, jpeg or jpeg:QUALITY."""
+    reply_codec: str = "fp16"
+    """How gradients travel back in split."""
+    link: str = "unlimited"
+    """3g, 4g, wifi, unlimited, or UP[/DOWN] in Mbit/s; then ,delay=50ms ,jitter=5ms ,loss=1%."""
+    send: str = "every-epoch"
+    """every-epoch; or once: the edge trains first, then sends a single time (hierarchical), or
+    inputs are sent a single time (full-cloud)."""
+    copies: int = 1
+    """With --send once: how many differently augmented copies of each example are sent."""
+    cloud_epochs: int | None = None
+    """With --send once: epochs of the cloud over what it received; by default --epochs."""
+    edge_slowdown: float = 1.0
+    """The edge device takes this many times as long as this machine."""
+    epochs: int = 10
+    """Passes over the training data."""
+    max_steps: int | None = None
+    """Stop after this many batches, to measure speed."""
+    batch_size: int = 128
+    """Examples in a batch."""
+    lr: float = 0.1
+    """Highest learning rate of the one-cycle schedule."""
+    seed: int = 0
+    """Of weights, order, augmentation and link."""
+    precision: str = "fp32"
+    """fp32, or bf16 autocast."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: CUDA where present."""
+    threads: int = 1
+    """CPU threads for each side."""
+    checkpoint_s: float = 60.0
+    """Seconds between checkpoints."""
+    compare: str = ""
+    """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with
+    commas between, where a variant is a codec or `once`: full-cloud,full-cloud:png,split."""
+    out: Path = Path("runs/latest")
+    """Folder for the record, the bundle and the checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown(name.replace("_", "-"), str(getattr(self, name)), choices)
+        for name in ("epochs", "batch_size", "copies", "threads"):
+            self._expect_at_least(name, 1)
+        for name in ("train_samples", "max_steps", "bottleneck", "cloud_epochs", "image_size"):
+            if getattr(self, name) is not None:
+                self._expect_at_least(name, 1)
+        self._expect_between("edge_slowdown", 1, 1e4)
+        self._expect_between("lr", 1e-9, 1e3)
+        self._expect_between("checkpoint_s", 0, inf)
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"expected a seed from 0 to {2**31 - 1}, got {self.seed}")
+        self._check_combinations()
+        self.link_spec()
+
+    def _check_combinations(self) -> None:
+        if self.send == "once" and self.method not in ("hierarchical", "full-cloud"):
+            raise ConfigError(
+                f"--send once is for hierarchical and full-cloud; {self.method} sends nothing "
+                "or needs an answer to every batch"
+            )
+        if self.send == "every-epoch" and (self.copies > 1 or self.cloud_epochs is not None):
+            raise ConfigError("--copies and --cloud-epochs need --send once")
+        if self.copies > (self.cloud_epochs or self.epochs):
+            raise ConfigError(
+                f"{self.copies} copies need as many epochs of the cloud or more, "
+                f"got {self.cloud_epochs or self.epochs}"
+            )
+
+    def _expect_at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
+
+    def _expect_between(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not (isinstance(value, int | float) and low <= value <= high):
+            raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
+
+    def link_spec(self) -> LinkSpec:
+        """Return the link that ``link`` names."""
+        return parse_link(self.link)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are set, as TOML and JSON take them."""
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if v is not None}
+
+    def hash(self) -> str:
+        """Return a digest of all that the result depends on.
+
+        >>> TrainConfig().hash() == TrainConfig(out=Path("elsewhere")).hash()
+        True
+        """
+        counted = {k: v for k, v in self.to_dict().items() if k not in _NOT_HASHED}
+        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML that :func:`load_config` reads back.
+
+        >>> parse_config(TrainConfig(epochs=3).to_toml(), "-").epochs
+        3
+        """
+        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in self.to_dict().items())
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML file; raises :class:`ConfigError` for what it cannot be."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    return parse_config(text, str(path))
+
+
+def resumed_config(folder: Path) -> TrainConfig:
+    """Return the configuration of the run in ``folder``, to go on with.
+
+    Raises:
+        ConfigError: there is no run in ``folder``.
+    """
+    path = folder / "config.toml"
+    if not path.exists():
+        raise ConfigError(f"there is no run to resume in {folder}: it has no {path.name}")
+    return replace(load_config(path), out=folder)
+
+
+def parse_config(text: str, source: str) -> TrainConfig:
+    """Read TOML; ``source`` is named in errors. Unknown keys and wrong types are errors."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML: {error}") from error
+    return TrainConfig(**_typed(values, source))
+
+
+def _typed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    types = {field.name: field.type for field in fields(TrainConfig)}
+    result = {}
+    for key, value in values.items():
+        if key not in types:
+            raise unknown(f"key in {source}", key, types)
+        allowed = get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
+        if Path in allowed and isinstance(value, str):
+            value = Path(value)
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if type(value) is not bool and isinstance(value, tuple(allowed)):
+            result[key] = value
+            continue
+        wanted = " or ".join(t.__name__ for t in allowed if t is not type(None))
+        raise ConfigError(f"{source}: expected {key} to be {wanted}, got {value!r}")
+    return result
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,122 @@
+"""What a run leaves behind: one flat record with everything needed to repeat it."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from eaves import __version__
+from eaves.audit.rates import Rate
+from eaves.experiments.build import Job
+from eaves.runtime.meters import Totals
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run in figures. Times are in seconds; ``bytes`` counts real payloads, labels included."""
+
+    method: str
+    net: str
+    cut: str | None
+    data: str
+    codec: str | None
+    link: str
+    send: str
+    epochs: int
+    steps: int
+    samples: int
+    """Examples that training took, each as often as it did."""
+    train_size: int
+    seed: int
+    config_hash: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    accuracy: dict[str, dict[str, float | int] | None]
+    time: dict[str, float]
+    bytes: dict[str, float | None]
+    memory: dict[str, int]
+    complete: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON."""
+        return json.dumps(self.as_json(), allow_nan=False)
+
+
+def record_of(
+    job: Job, totals: Totals, steps: int, accuracy: dict[str, Rate | None], *, complete: bool
+) -> RunRecord:
+    """Put together the record of a run that took ``steps`` steps."""
+    config, method = job.config, job.method
+    sends = method.cloud is not None
+    return RunRecord(
+        method=config.method,
+        net=config.net,
+        cut=job.cut,
+        data=config.data,
+        codec=job.wire.codec.name if sends else None,
+        link=config.link,
+        send=config.send,
+        epochs=config.epochs,
+        steps=steps,
+        samples=totals.samples,
+        train_size=len(job.dataset.train),
+        seed=config.seed,
+        config_hash=config.hash(),
+        config=config.to_dict(),
+        versions=_versions(),
+        hardware=_hardware(config.threads),
+        accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
+        time=_times(totals),
+        bytes={
+            "up": totals.bytes_up,
+            "down": totals.bytes_down,
+            "per_sample_up": totals.bytes_up / totals.sent_samples if totals.sent_samples else None,
+        },
+        memory={
+            "edge_peak_bytes": totals.edge_peak_bytes,
+            "cloud_peak_bytes": totals.cloud_peak_bytes,
+        },
+        complete=complete,
+    )
+
+
+def _times(totals: Totals) -> dict[str, float]:
+    times = {"wall_s": totals.wall_s}
+    for name in ("edge", "link", "cloud"):
+        for kind, seconds in asdict(getattr(totals, name)).items():
+            times[f"{name}_{kind}"] = seconds
+    return {name: round(seconds, 4) for name, seconds in times.items()}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "eaves": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _hardware(threads: int) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads_per_side": threads, "gpu": gpu}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

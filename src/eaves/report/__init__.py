@@ -1,0 +1,1 @@
+"""What a person looks at: live progress and tables."""

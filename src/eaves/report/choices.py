@@ -1,0 +1,113 @@
+"""What there is to choose from: nets, cuts, data sets."""
+
+import json
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from eaves.data.load import DATASETS, dataset_table, load_dataset
+from eaves.experiments.cuts import cut_facts
+from eaves.nets.build import NETS, NetEntry, build_net
+from eaves.report.stdout import console
+
+
+def show_nets(*, as_json: bool) -> int:
+    """Print every net of ours."""
+    parameters = {name: _parameters(name) for name in NETS}
+    if as_json:
+        return _print_lines(
+            [
+                {"net": name, "parameters": parameters[name], **_facts(entry)}
+                for name, entry in NETS.items()
+            ]
+        )
+    table = _table("net", "parameters", "stem", "images from", "about")
+    for name, entry in NETS.items():
+        side = f"{entry.smallest_side}x{entry.smallest_side}"
+        stems = " or ".join(entry.stems) or "-"
+        table.add_row(name, f"{parameters[name]:,}", stems, side, entry.about)
+    table.caption = (
+        "Parameters with 3 channels and 10 classes. Also: timm:NAME and torchvision:NAME (extra "
+        "'vision'), and a net of your own as FILE.py:NAME."
+    )
+    console().print(table)
+    return 0
+
+
+def _facts(entry: NetEntry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name != "build"}
+
+
+def _parameters(name: str) -> int:
+    with torch.device("meta"):  # counted without taking memory
+        net = build_net(name, classes=10, input_shape=(3, 32, 32))
+    return sum(p.numel() for p in net.parameters())
+
+
+def show_cuts(
+    name: str, input_shape: tuple[int, int, int], classes: int, stem: str | None, *, as_json: bool
+) -> int:
+    """Print where a net can be cut and what crosses there."""
+    net = build_net(name, classes=classes, input_shape=input_shape, stem=stem)
+    facts = cut_facts(net, input_shape)
+    if as_json:
+        return _print_lines([asdict(fact) for fact in facts])
+    table = _table("cut", "features", "values", "8-bit / raw", "work on edge", "weights on edge")
+    for fact in facts:
+        table.add_row(
+            fact.cut,
+            "x".join(map(str, fact.feature_shape)),
+            f"{fact.values:,}",
+            f"{fact.values / prod(input_shape):.2f}",
+            f"{fact.edge_macs:.0%}",
+            f"{fact.edge_params:.1%}",
+        )
+    table.caption = (
+        "8-bit / raw: bytes of 8-bit features, before compression, for each of the input"
+    )
+    console().print(table)
+    return 0
+
+
+def show_data(root: Path | None, *, as_json: bool) -> int:
+    """Print every data set and whether it is there."""
+    rows = dataset_table(root)
+    if as_json:
+        return _print_lines([row._asdict() for row in rows])
+    table = _table("data", "state", "what it is", "terms")
+    for row in rows:
+        table.add_row(row.name, row.state, row.description, row.terms)
+    console().print(table)
+    return 0
+
+
+def fetch_data(name: str, root: Path | None, *, download: bool) -> int:
+    """Check that a data set is whole, downloading it first if asked; print what it holds."""
+    dataset = load_dataset(name, root=root, download=download)
+    shape = "x".join(map(str, dataset.train.input_shape))
+    terms = DATASETS[name.partition(":")[0]].terms
+    text = (
+        f"{dataset.name}: {len(dataset.train):,} to train, {len(dataset.test):,} to test, {shape}, "
+        f"{len(dataset.classes)} classes. Terms: {terms}."
+    )
+    console().out(text, highlight=False)
+    return 0
+
+
+def _print_lines(rows: list[dict[str, Any]]) -> int:
+    for row in rows:
+        console().out(json.dumps(row), highlight=False)
+    return 0
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name)
+    return table

@@ -1,0 +1,83 @@
+"""A training session in the terminal: the run, the runs it is compared with, the table."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from eaves.errors import ConfigError
+from eaves.experiments.compare import compared, finished, interrupted
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.record import RunRecord
+from eaves.experiments.run import PhaseProgress, run
+from eaves.report.live import Live
+from eaves.report.stdout import console
+from eaves.report.tables import comparison_table
+
+_INTERRUPTED = 130
+
+
+def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) -> int:
+    """Run ``config`` and what it is compared with; print the table or lines of JSON.
+
+    Progress goes to the standard error. Returns the exit code: 130 where Ctrl-C ended the session,
+    after a checkpoint was written.
+    """
+    out, err = console(), Console(stderr=True)
+    runs = {config.method: config, **compared(config)}
+    if interrupted(config) and not (resume or overwrite):
+        raise ConfigError(
+            f"{config.out} holds an interrupted run; go on with --resume {config.out}, start over "
+            "with --overwrite, or choose another --out"
+        )
+    records: dict[str, dict[str, Any]] = {}
+    with _ctrl_c() as stop:
+        for name, one in runs.items():
+            record = finished(one) if resume else None
+            record = record or _run(one, name, err, stop, resume=resume)
+            if not record["complete"]:
+                err.print(f"interrupted; go on with: eaves train --resume {config.out}")
+                return _INTERRUPTED
+            records[name] = record
+    if as_json:
+        for record in [*list(records.values())[1:], records[config.method]]:
+            out.out(json.dumps(record), highlight=False)
+        return 0
+    out.print(comparison_table(records))
+    out.out(f"Record, bundle and checkpoint are in {config.out}", highlight=False)
+    return 0
+
+
+def _run(
+    config: TrainConfig, name: str, err: Console, stop: threading.Event, *, resume: bool
+) -> dict[str, Any]:
+    with Live(err, name) as live:
+        for event in run(config, stop=stop, resume=resume):
+            if isinstance(event, PhaseProgress):
+                live.show(event)
+            else:
+                record: RunRecord = event
+    return record.as_json()
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C (or SIGTERM) into an event; the second interrupts at once."""
+    stop = threading.Event()
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,98 @@
+"""The comparison of several runs, as a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+Record = Mapping[str, Any]
+
+
+def comparison_table(records: Mapping[str, Record]) -> Table:
+    """Return the records side by side; times and bytes are those of one epoch.
+
+    ``saved`` is the training time saved against full-cloud with raw images, if it is there;
+    ``busy`` the share of the time in which edge, link and cloud were at work.
+    """
+    table = Table(
+        title="Training, per epoch",
+        caption=_caption(records),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column("run", no_wrap=True)
+    for name in ("accuracy %", "exit %", "time", "saved", "up", "down", "B/sample"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("busy %: edge, link, cloud", justify="right")
+    table.add_column("edge memory", justify="right")
+    baseline = records.get("full-cloud")
+    for name, record in records.items():
+        table.add_row(name, *_row(record, baseline))
+    return table
+
+
+def _row(record: Record, baseline: Record | None) -> list[str]:
+    epochs, time = epochs_of(record), record["time"]
+    seconds = seconds_per_epoch(record)
+    saved = "" if baseline is None else f"{1 - seconds / seconds_per_epoch(baseline):+.1%}"
+    per_sample = record["bytes"]["per_sample_up"]
+    busy = [time[f"{side}_busy_s"] / time["wall_s"] for side in ("edge", "link", "cloud")]
+    return [
+        _rate(record["accuracy"]["cloud"]),
+        _rate(record["accuracy"]["exit"]),
+        f"{seconds:.2f} s",
+        "" if record is baseline else saved,
+        _bytes(record["bytes"]["up"] / epochs),
+        _bytes(record["bytes"]["down"] / epochs),
+        "-" if per_sample is None else f"{per_sample:,.0f}",
+        " ".join(f"{100 * share:>3.0f}" for share in busy),
+        _bytes(record["memory"]["edge_peak_bytes"]),
+    ]
+
+
+def epochs_of(record: Record) -> float:
+    """Return how many epochs of training a record is worth, a fraction where it was cut short.
+
+    Sending once is worth the epochs that its configuration asked for.
+    """
+    if record["send"] == "once":
+        return float(record["epochs"])
+    return float(max(record["samples"], 1) / _epoch_samples(record))
+
+
+def seconds_per_epoch(record: Record) -> float:
+    """Return the wall time of one epoch."""
+    return float(record["time"]["wall_s"]) / epochs_of(record)
+
+
+def _epoch_samples(record: Record) -> int:
+    size, batch = int(record["train_size"]), int(record["config"]["batch_size"])
+    return size // batch * batch if size >= batch else size
+
+
+def _caption(records: Mapping[str, Record]) -> str:
+    first = next(iter(records.values()))
+    config = first["config"]
+    intervals = [r["accuracy"][k] for r in records.values() for k in ("cloud", "exit")]
+    n = next((rate["n"] for rate in intervals if rate), 0)
+    return (
+        f"{first['data']}, {first['net']}, link {first['link']}, seed {first['seed']}, batch "
+        f"{config['batch_size']}; ± half a 95 % interval, n = {n}"
+    )
+
+
+def _rate(rate: Mapping[str, float] | None) -> str:
+    if rate is None:
+        return "-"
+    half = (rate["high"] - rate["low"]) / 2
+    return f"{100 * rate['value']:.1f} ±{100 * half:.1f}"
+
+
+def _bytes(size_bytes: float) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes:.0f} B"
