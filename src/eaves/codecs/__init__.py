@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tensors to bytes and back: casts, quantisation, image files, compression."""

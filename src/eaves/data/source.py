@@ -127,8 +127,8 @@ def data_root(root: Path | None, environ: Mapping[str, str] | None = None) -> Pa
     given = str(root or (os.environ if environ is None else environ).get(ROOT_VARIABLE, ""))
     if not given:
         raise DataError(
-            "this data set is read from disk, and no data root is given; pass root "
-            f"(--data-root on the command line) or set the environment variable {ROOT_VARIABLE}"
+            "no data root is given: pass --data-root (root=... in Python) or set the environment "
+            f"variable {ROOT_VARIABLE} to the folder that holds the data sets"
         )
     folder = Path(given).expanduser()
     if not folder.is_dir():
