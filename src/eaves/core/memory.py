@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import final
 
 import torch
 from torch import Tensor
 
 
+@final
 class KeptBytes:
     """A running count of distinct storages kept for backward, in bytes."""
 

@@ -1,6 +1,7 @@
 """Stochastic gradient descent with a one-cycle schedule, for one part of a net."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from typing import final
@@ -8,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from eaves.core.draws import Draws
 from eaves.core.state import State
 from eaves.errors import ConfigError, DivergedError, StateError
 
@@ -61,6 +63,7 @@ class Optimised:
         self.device = device
         self.schedule = schedule
         self.steps = 0
+        self._draws = Draws(device)
         self._optimiser = torch.optim.SGD(
             self.modules.parameters(),
             lr=schedule.lr,
@@ -69,10 +72,13 @@ class Optimised:
             nesterov=schedule.momentum > 0,
         )
 
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the forward pass runs: bfloat16 if the schedule says so."""
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Be the context of a forward pass: bfloat16 if so scheduled, random numbers of its own."""
         wanted = self.schedule.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+        with autocast, self._draws.own():
+            yield
 
     def descend(self, loss: Tensor, gradient: Tensor | None = None) -> float:
         """Go one step down ``loss``, or down a tensor whose ``gradient`` is given; return the loss.
@@ -95,8 +101,9 @@ class Optimised:
         return value
 
     def state(self) -> State:
-        """Return a copy of weights, optimiser state and step count."""
+        """Return a copy of weights, optimiser and generator state, and step count."""
         tensors = {f"weights/{k}": v for k, v in self.modules.state_dict().items()}
+        tensors["draws/state"] = self._draws.state
         for i, slots in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{i}/{k}": v for k, v in slots.items() if v is not None}
         return State(
@@ -105,26 +112,30 @@ class Optimised:
 
     def load_state(self, state: State) -> None:
         """Go on from ``state``; raises :class:`StateError` where it belongs to another net."""
-        weights: dict[str, Tensor] = {}
-        slots: dict[int, dict[str, Tensor]] = {}
-        parameters = list(self.modules.parameters())
+        saved: dict[str, dict[str, Tensor]] = {"weights": {}, "optimiser": {}, "draws": {}}
         try:
-            steps = int(state.facts["steps"])
             for key, value in state.tensors.items():
                 kind, name = key.split("/", 1)
-                if kind == "weights":
-                    weights[name] = value
-                    continue
-                i, slot = name.split("/")
-                if value.shape != parameters[int(i)].shape:  # SGD would only notice in a step
-                    raise ValueError(f"'{key}' has the shape {tuple(value.shape)}")
-                slots.setdefault(int(i), {})[slot] = value.to(self.device)
-            self.modules.load_state_dict(weights)
+                saved[kind][name] = value
+            steps, draws = int(state.facts["steps"]), saved["draws"]["state"].clone()
+            slots = self._slots(saved["optimiser"])
+            self.modules.load_state_dict(saved["weights"])
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": slots, "param_groups": groups})
-            self.steps = steps
+            self.steps, self._draws.state = steps, draws
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(f"the saved state belongs to another net: {error}") from error
+
+    def _slots(self, saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """Return what the optimiser keeps for each parameter, by number and name."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.modules.parameters())
+        for key, value in saved.items():
+            i, slot = key.split("/")
+            if value.shape != parameters[int(i)].shape:  # SGD would only notice in a step
+                raise ValueError(f"'{key}' has the shape {tuple(value.shape)}")
+            slots.setdefault(int(i), {})[slot] = value.to(self.device, copy=True)
+        return slots
 
     def state_bytes(self) -> int:
         """Return the bytes of weights, buffers, gradients and optimiser state while training."""

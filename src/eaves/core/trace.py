@@ -7,6 +7,7 @@ shortcut, so the block can be left only after its join.
 
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, final
@@ -220,7 +221,10 @@ def _weights(net: nn.Module, node: fx.Node) -> list[torch.Tensor]:
 
 def _stage_names(nodes: list[fx.Node]) -> list[str]:
     """Name each node after the outermost submodule that ends with it, else after itself."""
-    paths = [_module_paths(node) for node in nodes]
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    paths = [  # a module called twice would name two stages: those go by fx's name, act and act_1
+        [path for path in _module_paths(node) if calls[path] < 2] for node in nodes
+    ]
     last = {path: i for i, inside in enumerate(paths) for path in inside}
     return [
         next((path for path in inside if last[path] == i), node.name)

@@ -73,7 +73,7 @@ class SplitEdge(EdgeLearner):
     def step(self, batch: Batch) -> tuple[Upload, Losses]:
         """Go forward up to the cut."""
         self.part.modules.train()
-        with self.part.autocast():
+        with self.part.forward():
             self._sent = self.part.modules["edge"](batch.inputs.to(self.part.device))
         return Upload(self._sent.detach(), batch.labels), {}
 

@@ -54,7 +54,7 @@ class HierarchicalEdge(EdgeLearner):
         """Learn from one batch, and send the features that this very forward pass made."""
         x, y_B = batch.inputs.to(self.part.device), batch.labels.to(self.part.device)
         self.part.modules.train()
-        with self.part.autocast():
+        with self.part.forward():
             z = self._edge(x)
             logits_BK = self._exit(z)
             loss = cross_entropy(logits_BK, y_B)
@@ -78,7 +78,7 @@ class SendingEdge(EdgeLearner):
 
     def step(self, batch: Batch) -> tuple[Upload, Losses]:
         """Make the features of one batch in evaluation mode; nothing changes."""
-        with torch.no_grad(), self.part.autocast():
+        with torch.no_grad(), self.part.forward():
             z = self.part.modules["edge"].eval()(batch.inputs.to(self.part.device))
         return Upload(z, batch.labels), {}
 

@@ -94,7 +94,7 @@ class CloudAnswers(CloudPredictor):
 def classify(part: Optimised, net: nn.Module, x: Tensor, y_B: Tensor) -> Losses:
     """Take one step down the cross-entropy of ``net(x)`` against the labels ``y_B``."""
     part.modules.train()
-    with part.autocast():
+    with part.forward():
         logits_BK = net(x.to(part.device))
         loss = cross_entropy(logits_BK, y_B.to(part.device))
     return {"loss": part.descend(loss), "accuracy": share_right(logits_BK, y_B)}
