@@ -41,7 +41,8 @@ from eaves.experiments.build import METHODS
 from eaves.methods.setup import Method, Setup
 from eaves.nets.build import build_net
 from eaves.runtime.meters import Totals
-from eaves.runtime.pipeline import Pipeline, Wire
+from eaves.runtime.pipeline import Pipeline
+from eaves.runtime.traffic import Wire
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import nn
 
-from eaves.codecs.base import parse_codec
+from eaves.codecs.base import Codec, parse_codec
 from eaves.core.net import Normalise, StagedNet, output_shape, staged
 from eaves.core.optimise import OneCycle
 from eaves.data.batches import steps_per_epoch
@@ -19,7 +19,7 @@ from eaves.methods.baselines import full_cloud, full_edge, split_learning
 from eaves.methods.hierarchical import hierarchical
 from eaves.methods.setup import Method, Setup
 from eaves.nets.build import NETS, build_net
-from eaves.runtime.pipeline import Wire
+from eaves.runtime.traffic import Wire
 
 METHODS: dict[str, Callable[[Setup], Method]] = {
     "hierarchical": hierarchical,
@@ -52,7 +52,7 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
         ConfigError: a name or combination that cannot work.
         DataError: the data set is missing or damaged.
     """
-    wire = _wire(config)
+    wire = wire_of(config)
     dataset = load_dataset(
         config.data,
         root=config.data_root,
@@ -64,7 +64,6 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
     cloud_steps = _capped(config, (config.cloud_epochs or config.epochs) * epoch_steps)
     torch.manual_seed(config.seed)
     whole = _net(config, dataset, net)
-    _refuse_lone_examples(config, dataset, whole)
     cut = None if config.method.startswith("full-") else config.cut or _default_cut(config, whole)
     setup = Setup(
         net=whole,
@@ -78,11 +77,13 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
         cloud_schedule=_schedule(config, cloud_steps),
         device=pick_device(config.device),
     )
+    method = METHODS[config.method](setup)
+    _refuse_lone_examples(config, dataset, method)
     return Job(
         config=config,
         dataset=dataset,
         augment=dataset.augment if config.augment == "auto" else config.augment,
-        method=METHODS[config.method](setup),
+        method=method,
         wire=wire,
         cut=cut,
         epoch_steps=epoch_steps,
@@ -107,15 +108,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _wire(config: TrainConfig) -> Wire:
-    sends_inputs = config.method == "full-cloud"
+def wire_of(config: TrainConfig) -> Wire:
+    """Return what lies between the halves; raises :class:`ConfigError` for a codec of no use."""
+    features = _codec("--codec", config.codec, torch.float32, "int8+zstd")
+    inputs = _codec("--input-codec", config.input_codec, torch.uint8, "raw")
     return Wire(
-        codec=parse_codec(config.input_codec if sends_inputs else config.codec),
-        reply_codec=parse_codec(config.reply_codec),
+        codec=inputs if config.method == "full-cloud" else features,
+        reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16"),
         link=config.link_spec(),
         edge_slowdown=config.edge_slowdown,
         seed=config.seed,
     )
+
+
+def _codec(flag: str, text: str, dtype: torch.dtype, instead: str) -> Codec:
+    codec = parse_codec(text)
+    if codec.dtype != dtype:
+        wanted = "images" if dtype == torch.uint8 else "features and gradients"
+        raise ConfigError(f"expected a {flag} for {wanted}, such as {instead}, got {codec.name!r}")
+    return codec
 
 
 def _capped(config: TrainConfig, steps: int) -> int:
@@ -147,10 +158,11 @@ def _default_cut(config: TrainConfig, whole: StagedNet) -> str:
     return cuts[-2:][0]
 
 
-def _refuse_lone_examples(config: TrainConfig, dataset: Dataset, whole: StagedNet) -> None:
+def _refuse_lone_examples(config: TrainConfig, dataset: Dataset, method: Method) -> None:
     size = min(config.batch_size, len(dataset.train))
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    if size == 1 and any(isinstance(module, norms) for module in whole.modules()):
+    halves = [*method.edge_modules.values(), *method.cloud_modules.values()]
+    if size == 1 and any(isinstance(m, norms) for half in halves for m in half.modules()):
         raise ConfigError(
             "a batch of 1 cannot be trained with BatchNorm, which needs 2 examples to compare; "
             "raise --batch-size or --train-samples"

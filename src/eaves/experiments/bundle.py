@@ -56,12 +56,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a bundle; raises :class:`StateError` where there is none."""
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StateError(f"{folder} is no bundle: cannot read {path.name} ({error})") from error
-    if manifest.get("format") != _FORMAT:
-        raise StateError(f"expected a bundle of format {_FORMAT}, got {manifest.get('format')}")
-    return manifest
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != _FORMAT:
+        raise StateError(f"{folder}: expected a bundle of format {_FORMAT}, got {found}")
+    return dict(manifest)
 
 
 def read_weights(folder: Path, side: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from eaves.errors import ConfigError
+from eaves.experiments.build import wire_of
 from eaves.experiments.config import TrainConfig
 
 
@@ -31,7 +32,9 @@ def _variant(config: TrainConfig, name: str) -> TrainConfig:
         changes["send"] = "once"
     elif variant:
         changes["input_codec" if method == "full-cloud" else "codec"] = variant
-    return replace(config, **changes)
+    changed = replace(config, **changes)
+    wire_of(changed)  # a codec that cannot work is said now, not after the runs before this one
+    return changed
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from math import inf
 from pathlib import Path
 from types import UnionType
 from typing import Any, final, get_args
@@ -109,7 +108,7 @@ class TrainConfig:
                 self._expect_at_least(name, 1)
         self._expect_between("edge_slowdown", 1, 1e4)
         self._expect_between("lr", 1e-9, 1e3)
-        self._expect_between("checkpoint_s", 0, inf)
+        self._expect_between("checkpoint_s", 0, 1e9)
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"expected a seed from 0 to {2**31 - 1}, got {self.seed}")
         self._check_combinations()
@@ -163,7 +162,7 @@ class TrainConfig:
         >>> parse_config(TrainConfig(epochs=3).to_toml(), "-").epochs
         3
         """
-        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in self.to_dict().items())
+        return "".join(f"{k} = {_toml(v)}\n" for k, v in self.to_dict().items())
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -213,6 +212,11 @@ def _typed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         wanted = " or ".join(t.__name__ for t in allowed if t is not type(None))
         raise ConfigError(f"{source}: expected {key} to be {wanted}, got {value!r}")
     return result
+
+
+def _toml(value: object) -> str:
+    """Return a string, number or boolean as TOML: JSON, but for two of its escapes."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _flag(name: str) -> str:

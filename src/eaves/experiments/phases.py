@@ -23,9 +23,10 @@ from eaves.data.augment import augment_named, crop_flip
 from eaves.data.batches import batches
 from eaves.experiments.build import Job
 from eaves.runtime.meters import Totals
-from eaves.runtime.pipeline import Pipeline, Progress, Snapshot
+from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.replay import replay
 from eaves.runtime.store import Store
+from eaves.runtime.traffic import Progress, Snapshot
 
 Events = Iterator[Progress | Snapshot]
 

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -22,8 +23,8 @@ from eaves.experiments.record import RunRecord, record_of
 from eaves.runtime.checkpoint import load_checkpoint, save_checkpoint
 from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
-from eaves.runtime.pipeline import Progress, Snapshot
 from eaves.runtime.store import Store
+from eaves.runtime.traffic import Progress, Snapshot
 
 
 @final
@@ -80,19 +81,26 @@ def run(
     torch.set_num_threads(config.threads)
     job = build_job(config, net)
     position = _restore(job) if resume else _begin(job)
-    store = None
-    if config.send == "once":
-        store = Store(config.out / "store", keep=position.stored)
-    phases = phases_of(job, store)
-    names = [phase.name for phase in phases]
-    for phase in phases[names.index(position.phase) if position.phase else 0 :]:
-        if phase.name != position.phase:
-            position = _Position(phase.name, 0, position.totals)
-        yield from _run_phase(job, phase, position, store, stop)
-        if position.steps < phase.steps:
-            break
+    with _store(job, position) as store:
+        phases = phases_of(job, store)
+        names = [phase.name for phase in phases]
+        for phase in phases[names.index(position.phase) if position.phase else 0 :]:
+            if phase.name != position.phase:
+                position = _Position(phase.name, 0, position.totals)
+            yield from _run_phase(job, phase, position, store, stop)
+            if position.steps < phase.steps:
+                break
     complete = position.phase == names[-1] and position.steps >= phases[-1].steps
     yield _finish(job, position, _steps_taken(phases, position), complete=complete)
+
+
+@contextmanager
+def _store(job: Job, position: _Position) -> Iterator[Store | None]:
+    if job.config.send != "once":
+        yield None
+        return
+    with closing(Store(job.config.out / "store", keep=position.stored)) as store:
+        yield store
 
 
 def _run_phase(

@@ -51,7 +51,8 @@ class Live:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:  # elsewhere stopping would print an empty line
+            self._bars.stop()
 
     def show(self, event: PhaseProgress) -> None:
         """Bring the lines up to date."""

@@ -29,7 +29,8 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     after a checkpoint was written.
     """
     out, err = console(), Console(stderr=True)
-    runs = {config.method: config, **compared(config)}
+    # First and in its own folder, also where the comparison names it too.
+    runs = {config.method: config} | compared(config) | {config.method: config}
     if interrupted(config) and not (resume or overwrite):
         raise ConfigError(
             f"{config.out} holds an interrupted run; go on with --resume {config.out}, start over "
@@ -41,7 +42,8 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
             record = finished(one) if resume else None
             record = record or _run(one, name, err, stop, resume=resume)
             if not record["complete"]:
-                err.print(f"interrupted; go on with: eaves train --resume {config.out}")
+                hint = f"interrupted; go on with: eaves train --resume {config.out}"
+                err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
                 return _INTERRUPTED
             records[name] = record
     if as_json:

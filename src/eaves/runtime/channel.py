@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Generic, TypeVar, final
 
@@ -24,10 +25,11 @@ class Channel(Generic[T]):
     'a'
     """
 
-    def __init__(self, depth: int):
+    def __init__(self, depth: int, *, takes_room: Callable[[T], bool] = lambda item: True):
+        """``takes_room`` says whether an item counts towards ``depth``, whenever one is put."""
         if depth < 1:
             raise ValueError(f"expected a depth of 1 or more, got {depth}")
-        self._depth = depth
+        self._depth, self._takes_room = depth, takes_room
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -36,19 +38,22 @@ class Channel(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> float:
-        """Append ``item`` when there is room; return the seconds spent blocked.
+        """Append ``item`` when there is room; return the seconds spent blocked, 0 where there was.
 
         Raises:
             Closed: the channel is closed.
         """
-        started = perf_counter()
+        blocked_s = 0.0
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
+            if not (self._closed or self._has_room()):
+                started = perf_counter()
+                self._changed.wait_for(lambda: self._closed or self._has_room())
+                blocked_s = perf_counter() - started
             if self._closed:
                 raise Closed
             self._items.append(item)
             self._changed.notify_all()
-        return perf_counter() - started
+        return blocked_s
 
     def get(self) -> tuple[T, float]:
         """Return the oldest item when there is one, and the seconds spent waiting.
@@ -64,6 +69,9 @@ class Channel(Generic[T]):
             item = self._items.popleft()
             self._changed.notify_all()
         return item, perf_counter() - started
+
+    def _has_room(self) -> bool:
+        return sum(map(self._takes_room, self._items)) < self._depth
 
     def close(self) -> None:
         """Wake and turn away everybody."""

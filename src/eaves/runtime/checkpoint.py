@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -31,14 +32,17 @@ def save_checkpoint(
     """
     entries = {}
     for name, state in states.items():
-        file, content = f"{name}-{steps}.safetensors", tensors_to_bytes(state.tensors)
-        write_atomically(folder / file, content)
+        content = tensors_to_bytes(state.tensors)
         digest = hashlib.sha256(content).hexdigest()
+        # Named by content: steps alone repeat from phase to phase, and the previous checkpoint
+        # must not be overwritten before the index is.
+        file = f"{name}-{digest[:16]}.safetensors"
+        write_atomically(folder / file, content)
         entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
     index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
     write_atomically(folder / _INDEX, json.dumps(index, indent=1).encode())
     current = {entry["file"] for entry in entries.values()}
-    for old in folder.glob("*-*.safetensors"):
+    for old in [*folder.glob("*-*.safetensors"), *folder.glob(".*.draft")]:
         if old.name not in current:
             old.unlink()
 
@@ -65,7 +69,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return ``tensors`` in the safetensors format."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Clones, because the format refuses tensors that share memory, as tied weights do.
+    dense = torch.contiguous_format
+    return save({k: v.detach().cpu().clone(memory_format=dense) for k, v in tensors.items()})
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Write files so that a reader finds the old content or the new one, never a part."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from eaves.errors import StorageError
@@ -21,7 +22,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # where a draft cannot be made, none can be removed
+            draft.unlink()
         raise StorageError(
             f"cannot write {path} ({len(content)} bytes): {error.strerror}; "
             "what was there before is intact"

@@ -1,9 +1,13 @@
 """What a run has cost so far: seconds of each stage, bytes, samples, memory."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 
-from eaves.core.roles import Losses
+from eaves.core.memory import kept_for_backward
+from eaves.core.roles import Learner, Losses
+
+T = TypeVar("T")
 
 
 @final
@@ -58,3 +62,21 @@ class Smoothed:
         weight = max(0.02, 1 / self.steps)
         for name, value in losses.items():
             self.means[name] = self.means.get(name, 0.0) * (1 - weight) + value * weight
+
+    def step(
+        self, learner: Learner, body: Callable[[], tuple[T, Losses]], given_bytes: int
+    ) -> tuple[T, int]:
+        """Run one step of ``learner`` and take in its figures; return its result and its memory.
+
+        The memory is that of state, input (``given_bytes``) and what is kept for backward. It is
+        counted in the first step, which costs a little; 0 in all others.
+        """
+        if self.steps:
+            result, losses = body()
+            peak_bytes = 0
+        else:
+            with kept_for_backward() as kept:
+                result, losses = body()
+            peak_bytes = learner.state_bytes() + kept.total + given_bytes
+        self.add(losses)
+        return result, peak_bytes

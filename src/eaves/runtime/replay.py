@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from time import perf_counter
 
-from eaves.core.memory import kept_for_backward
-from eaves.core.roles import CloudLearner, Losses, Upload
+from eaves.core.roles import CloudLearner, Upload
 from eaves.runtime.meters import Smoothed, Totals
-from eaves.runtime.pipeline import Progress, Snapshot
+from eaves.runtime.traffic import Progress, Snapshot
 
 _REPORT_S = 0.2
 
@@ -34,7 +34,8 @@ def replay(
         upload = next(uploads, None)
         if upload is None:
             break
-        figures.add(_step(cloud, upload, totals, first=steps == first_step))
+        _, peak_bytes = figures.step(cloud, partial(cloud.step, upload), upload.features.nbytes)
+        totals.cloud_peak_bytes = max(totals.cloud_peak_bytes, peak_bytes)
         steps += 1
         now = perf_counter()
         totals.cloud.busy_s += now - step_at
@@ -46,13 +47,3 @@ def replay(
             yield Progress(0, steps - first_step, {}, dict(figures.means), 0, deepcopy(totals))
             reported_at = now
     yield Snapshot(steps, None, cloud.state(), deepcopy(totals))
-
-
-def _step(cloud: CloudLearner, upload: Upload, totals: Totals, *, first: bool) -> Losses:
-    if not first:
-        return cloud.step(upload)[1]
-    with kept_for_backward() as kept:
-        losses = cloud.step(upload)[1]
-    peak = cloud.state_bytes() + kept.total + upload.features.nbytes
-    totals.cloud_peak_bytes = max(totals.cloud_peak_bytes, peak)
-    return losses

@@ -6,6 +6,7 @@ little-endian 64-bit integer. Both only grow, so a crash costs at most the last 
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -33,20 +34,15 @@ class Store:
         """Open the store and drop all but the first ``keep`` payloads."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._data = (folder / "uploads.bin").open("a+b")
-            self._index = (folder / "uploads.idx").open("a+b")
-            self._index.seek(0)
-            lengths = np.frombuffer(self._index.read(), dtype=_LENGTH)[:keep]
-        except (OSError, ValueError) as error:
+            with ExitStack() as opened:
+                self._data = opened.enter_context((folder / "uploads.bin").open("a+b"))
+                self._index = opened.enter_context((folder / "uploads.idx").open("a+b"))
+                self._ends = self._first(keep, folder)
+                self._data.truncate(self._size())
+                self._index.truncate(keep * _LENGTH.itemsize)
+                opened.pop_all()
+        except OSError as error:
             raise StorageError(f"cannot open the store in {folder}: {error}") from error
-        self._ends: list[int] = np.cumsum(lengths, dtype=np.int64).tolist()
-        if len(self._ends) < keep or self._size() > os.fstat(self._data.fileno()).st_size:
-            raise StateError(
-                f"{folder} holds {len(self._ends)} whole uploads, expected {keep}: "
-                "it is damaged or belongs to another run"
-            )
-        self._data.truncate(self._size())
-        self._index.truncate(keep * _LENGTH.itemsize)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -96,9 +92,24 @@ class Store:
                     yield Upload(features[chosen], labels[chosen])
 
     def close(self) -> None:
-        """Close both files."""
-        self._data.close()
-        self._index.close()
+        """Close both files; what was not flushed may be lost."""
+        for file in (self._data, self._index):
+            with suppress(OSError):
+                file.close()
+
+    def _first(self, keep: int, folder: Path) -> list[int]:
+        """Return where each of the first ``keep`` payloads ends."""
+        self._index.seek(0)
+        content = self._index.read(keep * _LENGTH.itemsize)
+        whole = len(content) // _LENGTH.itemsize  # a crash may have cut the last length
+        ends: list[int] = np.cumsum(np.frombuffer(content, _LENGTH, whole), dtype=np.int64).tolist()
+        stored = os.fstat(self._data.fileno()).st_size
+        if (found := sum(end <= stored for end in ends)) < keep:
+            raise StateError(
+                f"{folder} holds {found} whole uploads, expected {keep}: "
+                "it is damaged or belongs to another run"
+            )
+        return ends
 
     def _size(self) -> int:
         return self._ends[-1] if self._ends else 0

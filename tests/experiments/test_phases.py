@@ -1,0 +1,98 @@
+"""Which steps a run is made of.  Dimension key:  B batch."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import pytest
+import torch
+from torch import Tensor
+
+from eaves.core.roles import CloudLearner, Losses, Upload
+from eaves.experiments.build import build_job
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.phases import AugmentedInputs, phases_of
+from eaves.runtime.meters import Totals
+from eaves.runtime.store import Store
+
+TINY = TrainConfig(train_samples=64, batch_size=16, epochs=3)  # 4 steps in an epoch
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "store")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [("train", 12)]),
+        ({"method": "split"}, [("train", 12)]),
+        ({"max_steps": 5}, [("train", 5)]),
+        ({"send": "once"}, [("edge", 12), ("send", 4), ("cloud", 8)]),
+        ({"send": "once", "copies": 2}, [("edge", 12), ("send", 8), ("cloud", 4)]),
+        ({"send": "once", "copies": 3}, [("edge", 12), ("send", 12)]),
+        ({"send": "once", "cloud_epochs": 9}, [("edge", 12), ("send", 4), ("cloud", 32)]),
+        ({"send": "once", "max_steps": 3}, [("edge", 3), ("send", 3)]),
+        ({"send": "once", "method": "full-cloud"}, [("send", 4), ("cloud", 8)]),
+    ],
+)
+def test_phases(store: Store, changes: dict[str, Any], expected: list[tuple[str, int]]) -> None:
+    config = replace(TINY, **changes)
+    job = build_job(config)
+    phases = phases_of(job, store if config.send == "once" else None)
+    assert [(phase.name, phase.steps) for phase in phases] == expected
+
+
+def test_sending_once_stores_every_example_and_the_edge_learns_nothing_from_it(
+    store: Store,
+) -> None:
+    job = build_job(replace(TINY, send="once"))
+    phases = {phase.name: phase for phase in phases_of(job, store)}
+    before = job.method.edge.state()
+    totals = Totals()
+    list(phases["send"].start(0, totals, threading.Event()))
+    assert len(store) == 4
+    assert totals.sent_samples == 64
+    after = job.method.edge.state()
+    assert all(torch.equal(after.tensors[k], v) for k, v in before.tensors.items())
+    labels_B = torch.cat([store.read(i).labels for i in range(4)])
+    expected_B = job.dataset.train.fetch(torch.arange(64)).labels
+    assert sorted(labels_B.tolist()) == sorted(expected_B.tolist())
+
+
+@final
+class Noting(CloudLearner):
+    """Note the features that it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[Tensor] = []
+
+    @property
+    def part(self) -> None:
+        return
+
+    def step(self, upload: Upload) -> tuple[Tensor | None, Losses]:
+        self.given.append(upload.features)
+        return None, {}
+
+
+def test_inputs_sent_once_are_augmented_in_the_cloud() -> None:
+    x = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+    upload = Upload(x, torch.zeros(8, dtype=torch.int64))
+    given: dict[tuple[str, int], list[Tensor]] = {}
+    for name in ("none", "crop"):
+        for seed in (0, 0, 1):
+            inner = Noting()
+            AugmentedInputs(inner, name, seed).step(upload)
+            given.setdefault((name, seed), []).extend(inner.given)
+    assert all(torch.equal(image, x) for image in given["none", 0])
+    first, again = given["crop", 0]
+    assert torch.equal(first, again)  # a function of seed and step
+    assert not torch.equal(first, x)
+    assert not torch.equal(first, given["crop", 1][0])
+    assert first.shape == x.shape

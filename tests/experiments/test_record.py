@@ -1,0 +1,57 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from eaves.audit.rates import Rate
+from eaves.experiments.build import build_job
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.record import record_of
+from eaves.runtime.meters import Meter, Totals
+
+TOTALS = Totals(
+    wall_s=10.0,
+    edge=Meter(4.0, 0.5, 1.0),
+    link=Meter(5.0, 2.0, 0.0),
+    cloud=Meter(3.00004, 6.0, 0.0),
+    bytes_up=6400,
+    bytes_down=128,
+    samples=128,
+    sent_samples=64,
+    edge_peak_bytes=1000,
+    cloud_peak_bytes=2000,
+)
+TINY = TrainConfig(train_samples=64, batch_size=16)
+
+
+def test_a_record_says_what_the_totals_say() -> None:
+    rates = {"cloud": Rate.of(90, 100), "exit": None}
+    record = record_of(build_job(TINY), TOTALS, 8, rates, complete=True)
+    assert record.time["wall_s"] == 10.0
+    assert record.time["edge_busy_s"] == 4.0
+    assert record.time["edge_blocked_s"] == 1.0
+    assert record.time["link_waiting_s"] == 2.0
+    assert record.time["cloud_busy_s"] == 3.0
+    assert record.bytes == {"up": 6400, "down": 128, "per_sample_up": 100.0}
+    assert record.memory == {"edge_peak_bytes": 1000, "cloud_peak_bytes": 2000}
+    assert record.accuracy["exit"] is None
+    assert record.accuracy["cloud"] == Rate.of(90, 100).as_json()
+    assert (record.samples, record.train_size, record.steps) == (128, 64, 8)
+
+
+def test_a_record_is_one_line_of_strict_json() -> None:
+    record = record_of(build_job(TINY), TOTALS, 8, {"cloud": None, "exit": None}, complete=False)
+    line = record.to_line()
+    assert "\n" not in line
+    assert json.loads(line) == json.loads(json.dumps(record.as_json()))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace(record, time={"wall_s": float("nan")}).to_line()
+
+
+@pytest.mark.parametrize(("method", "codec"), [("full-edge", None), ("full-cloud", "raw")])
+def test_the_codec_is_the_one_that_was_used(method: str, codec: str | None) -> None:
+    job = build_job(replace(TINY, method=method))
+    record = record_of(job, Totals(), 0, {}, complete=True)
+    assert record.codec == codec
+    assert record.cut is None
+    assert record.bytes["per_sample_up"] is None

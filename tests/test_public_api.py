@@ -1,0 +1,273 @@
+"""What users build on, written out: names, signatures, settings, flags, exit codes.
+
+A test that fails here says that somebody's program may break. To change one of these on purpose,
+change the list in the same commit and tell users in CHANGELOG.md; a removal or a new meaning waits
+for the next minor version (0.x) and says there what to do instead. An addition needs a line only.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+import pytest
+
+import eaves
+from eaves.cli import main, parse
+from eaves.codecs.base import BYTE_STAGES, TENSOR_STAGES
+from eaves.core.exits import EXITS
+from eaves.core.specs import LINKS
+from eaves.data.augment import AUGMENTS
+from eaves.data.load import DATASETS
+from eaves.experiments.build import METHODS
+from eaves.nets.build import NETS
+
+# Calls, without annotations: mypy checks those, and their text differs between Python versions.
+FUNCTIONS = {
+    "build_net": "(name, *, classes, input_shape, stem=None)",
+    "cut_points": "(net)",
+    "exit_head": "(kind, feature_shape, classes)",
+    "load_config": "(path)",
+    "load_dataset": "(name, *, root, train_samples=None, image_size=None, download=False)",
+    "parse_codec": "(text)",
+    "parse_link": "(text)",
+    "run": "(config, *, net=None, stop=None, resume=False)",
+    "split_at": "(net, cut)",
+    "with_bottleneck": "(split, feature_shape, channels)",
+}
+CLASSES = {
+    "Codec": "(tensor_stage, byte_stages=())",
+    "Codec.decode": "(self, data, *, limit_bytes=268435456)",
+    "Codec.dtype": "property",
+    "Codec.encode": "(self, x)",
+    "Codec.name": "property",
+    "ConfidenceAbove": "(*, threshold)",
+    "ConfidenceAbove.accepts": "(self, logits_BK)",
+    "EntropyBelow": "(*, threshold)",
+    "EntropyBelow.accepts": "(self, logits_BK)",
+    "LinkSpec": "(*, up_bps=inf, down_bps=inf, delay_s=0.0, jitter_s=0.0, loss=0.0, "
+    "packet_bytes=1500)",
+    "LinkSpec.transfer": "(self, size_bytes, *, up=True, rng)",
+    "PhaseProgress": "(phase, steps, epoch_steps, first_step, progress)",
+    "SplitNet": "(edge, cloud, cut)",
+    "StagedNet": "(stages)",
+    "StagedNet.forward": "(self, x)",
+    "StagedNet.stages": "(self)",
+}
+# Each with its nearest parent.
+ERRORS = {
+    "ConfigError": "EavesError",
+    "CutError": "ConfigError",
+    "DataError": "EavesError",
+    "DivergedError": "EavesError",
+    "EavesError": "Exception",
+    "PayloadError": "EavesError",
+    "StateError": "EavesError",
+    "StorageError": "EavesError",
+}
+# Settings of a run: keys of the TOML file, and flags with dashes for underscores.
+TRAIN_CONFIG = {
+    "method": ("str", "hierarchical"),
+    "data": ("str", "digits"),
+    "data_root": ("Path or None", None),
+    "train_samples": ("int or None", None),
+    "image_size": ("int or None", None),
+    "augment": ("str", "auto"),
+    "net": ("str", "small"),
+    "stem": ("str or None", None),
+    "cut": ("str or None", None),
+    "bottleneck": ("int or None", None),
+    "exit": ("str", "conv"),
+    "codec": ("str", "int8+zstd"),
+    "input_codec": ("str", "raw"),
+    "reply_codec": ("str", "fp16"),
+    "link": ("str", "unlimited"),
+    "send": ("str", "every-epoch"),
+    "copies": ("int", 1),
+    "cloud_epochs": ("int or None", None),
+    "edge_slowdown": ("float", 1.0),
+    "epochs": ("int", 10),
+    "max_steps": ("int or None", None),
+    "batch_size": ("int", 128),
+    "lr": ("float", 0.1),
+    "seed": ("int", 0),
+    "precision": ("str", "fp32"),
+    "device": ("str", "auto"),
+    "threads": ("int", 1),
+    "checkpoint_s": ("float", 60.0),
+    "compare": ("str", ""),
+    "out": ("Path", Path("runs/latest")),
+}
+TRAIN_CONFIG_METHODS = ["hash", "link_spec", "to_dict", "to_toml"]
+# Keys of record.json.
+RUN_RECORD = [
+    *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
+    *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
+    *("time", "bytes", "memory", "complete"),
+]
+RUN_RECORD_METHODS = ["as_json", "to_line"]
+# What a user may type.
+NAMES = {
+    "method": ["full-cloud", "full-edge", "hierarchical", "split"],
+    "net": [
+        *("mobilevit_xxs", "resnet18", "resnet20", "resnet34", "resnet56", "small"),
+        *("vgg11", "vgg16"),
+    ],
+    "data": ["cifar10", "digits", "faces", "images"],
+    "exit": ["conv", "linear", "mlp"],
+    "augment": ["auto", "crop", "crop-flip", "none"],
+    "send": ["every-epoch", "once"],
+    "precision": ["bf16", "fp32"],
+    "link": ["3g", "4g", "unlimited", "wifi"],
+    "codec": [
+        *("bf16", "fp16", "fp32", "int1", "int2", "int4", "int8", "jpeg", "png", "range"),
+        *("raw", "zstd"),
+    ],
+}
+OPTIONS = {
+    "train": [
+        *(f"--{name.replace('_', '-')}" for name in TRAIN_CONFIG),
+        *("--config", "--help", "--json", "--overwrite", "--resume"),
+    ],
+    "nets": ["--help", "--json"],
+    "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
+    "data": ["--data-root", "--download", "--help", "--json"],
+}
+
+
+def _call(function: Callable[..., Any]) -> str:
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=signature.empty))
+
+
+def _public_members(cls: type) -> list[str]:
+    own = {k: v for k, v in vars(cls).items() if inspect.isfunction(v) or isinstance(v, property)}
+    return sorted(name for name in own if not name.startswith("_"))
+
+
+def test_the_names_of_the_package() -> None:
+    others = ["RunRecord", "TrainConfig", "__version__"]
+    classes = [name for name in CLASSES if "." not in name]
+    assert sorted(eaves.__all__) == sorted([*FUNCTIONS, *classes, *ERRORS, *others])
+    assert dir(eaves) == eaves.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        eaves.train  # noqa: B018
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    assert _call(getattr(eaves, name)) == FUNCTIONS[name]
+
+
+def test_classes() -> None:
+    found = {}
+    for name in (name for name in CLASSES if "." not in name):
+        cls = getattr(eaves, name)
+        found[name] = _call(cls)
+        for member in _public_members(cls):
+            value = vars(cls)[member]
+            found[f"{name}.{member}"] = "property" if isinstance(value, property) else _call(value)
+    assert found == CLASSES
+
+
+def test_errors() -> None:
+    assert {name: getattr(eaves, name).__base__.__name__ for name in ERRORS} == ERRORS
+    assert issubclass(eaves.ConfigError, ValueError)
+
+
+def test_settings_of_a_run() -> None:
+    def text(kind: Any) -> str:
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        return " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+
+    found = {field.name: (text(field.type), field.default) for field in fields(eaves.TrainConfig)}
+    assert found == TRAIN_CONFIG
+    assert _public_members(eaves.TrainConfig) == TRAIN_CONFIG_METHODS
+
+
+def test_fields_of_a_record() -> None:
+    assert [field.name for field in fields(eaves.RunRecord)] == RUN_RECORD
+    assert all(field.default is MISSING for field in fields(eaves.RunRecord))
+    assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
+
+
+def test_names_that_users_type() -> None:
+    tables: dict[str, Collection[str]] = {
+        "method": METHODS,
+        "net": NETS,
+        "data": DATASETS,
+        "exit": EXITS,
+        "link": LINKS,
+        "codec": TENSOR_STAGES | BYTE_STAGES,
+    }
+    for kind, table in tables.items():
+        assert sorted(table) == NAMES[kind], kind
+    assert sorted(["auto", *AUGMENTS]) == NAMES["augment"]
+
+
+@pytest.mark.parametrize("setting", ["method", "exit", "augment", "send", "precision"])
+def test_a_config_offers_the_names_of_the_tables(setting: str) -> None:
+    values: dict[str, Any] = {setting: "no such name"}
+    with pytest.raises(eaves.ConfigError) as refused:
+        eaves.TrainConfig(**values)
+    offered = str(refused.value).partition("choose from: ")[2].split(", ")
+    assert sorted(offered) == NAMES[setting]
+
+
+def _help(
+    argv: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    monkeypatch.setenv("COLUMNS", "200")  # of a terminal too narrow, help would break names
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as left:
+        parse([*argv, "--help"])
+    assert left.value.code == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    usage = re.search(r"\{([a-z,]+)\}", _help([], monkeypatch, capsys))
+    assert usage
+    assert sorted(usage[1].split(",")) == sorted(OPTIONS)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_flags(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _help([command], monkeypatch, capsys)
+    # A flag that is described begins its line, after the frame around the list.
+    found = re.findall(r"^\W*(?:-h, )?(--[a-z][a-z-]*)", text, re.MULTILINE)
+    assert sorted(found) == sorted(OPTIONS[command])
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["data", "digits"], 0),
+        (["data", "cifar10"], 1),  # no data root: the world lacks something
+        (["train", "--epochs", "0"], 2),
+        (["cuts", "no-such-net"], 2),
+    ],
+)
+def test_exit_codes(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EAVES_DATA", raising=False)
+    assert main(argv) == code
+
+
+def test_exit_code_of_a_flag_that_does_not_exist() -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--no-such-flag"])
+    assert left.value.code == 2
+
+
+def test_exit_code_of_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(argv: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eaves.cli.parse", interrupt)
+    assert main([]) == 130
