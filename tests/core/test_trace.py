@@ -300,3 +300,18 @@ def test_no_weight_is_on_both_sides_of_any_cut_and_none_is_lost() -> None:
         edge, cloud = _names(split.edge.parameters()), _names(split.cloud.parameters())
         assert not edge & cloud
         assert edge | cloud == used
+
+
+class Spread(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(D, D)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        z: Tensor = self.a(xs[0])
+        return z
+
+
+def test_arguments_without_a_name_are_refused() -> None:
+    with pytest.raises(CutError, match="name the one tensor"):
+        cut_points(Spread())

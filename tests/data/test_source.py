@@ -72,7 +72,7 @@ def test_the_data_root_is_the_argument_else_the_variable(tmp_path: Path) -> None
 
 
 def test_without_a_data_root_both_ways_to_give_one_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--root .* EAVES_DATA"):
+    with pytest.raises(DataError, match=r"--data-root .* EAVES_DATA"):
         data_root(None, {})
     with pytest.raises(DataError, match="nowhere is not a folder that exists"):
         data_root(tmp_path / "nowhere", {})

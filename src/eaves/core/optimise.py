@@ -1,7 +1,7 @@
 """Stochastic gradient descent with a one-cycle schedule, for one part of a net."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from typing import final
@@ -74,10 +74,13 @@ class Optimised:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Be the context of a forward pass: bfloat16 if so scheduled, random numbers of its own."""
+        """Be the context of a forward pass: bfloat16 if so scheduled, random numbers of its own.
+
+        Set ``modules`` to training or evaluation before: in evaluation nothing is drawn.
+        """
         wanted = self.schedule.precision == "bf16"
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
-        with autocast, self._draws.own():
+        with autocast, self._draws.own() if self.modules.training else nullcontext():
             yield
 
     def descend(self, loss: Tensor, gradient: Tensor | None = None) -> float:
@@ -118,6 +121,8 @@ class Optimised:
                 kind, name = key.split("/", 1)
                 saved[kind][name] = value
             steps, draws = int(state.facts["steps"]), saved["draws"]["state"].clone()
+            if (draws.shape, draws.dtype) != (self._draws.state.shape, self._draws.state.dtype):
+                raise ValueError("it has the random state of another device")
             slots = self._slots(saved["optimiser"])
             self.modules.load_state_dict(saved["weights"])
             groups = self._optimiser.state_dict()["param_groups"]

@@ -139,7 +139,9 @@ def _check_ends(name: str, graph: fx.Graph, required: set[str]) -> None:
     """Refuse all but one tensor in and one out; remove the arguments that are held."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     spread = [node for node in placeholders if str(node.target).startswith("*") and node.users]
-    inputs = [node for node in placeholders if node.target in required] + spread
+    if spread:
+        raise CutError(f"{name} uses {spread[0].target}; name the one tensor that forward takes")
+    inputs = [node for node in placeholders if node.target in required]
     result = next(node for node in graph.nodes if node.op == "output").args[0]
     if len(inputs) != 1 or not isinstance(result, fx.Node):
         raise CutError(

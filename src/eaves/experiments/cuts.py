@@ -1,6 +1,7 @@
 """What each cut of a net means: what crosses there, and how much of the net the edge holds."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from typing import final
@@ -28,7 +29,7 @@ def cut_facts(net: StagedNet, input_shape: Sequence[int]) -> list[CutFacts]:
 
     Multiply-accumulates are those of convolutions and matrix products; the rest is not counted.
     """
-    net = net.eval()
+    net = deepcopy(net).eval()
     x, shapes, macs, params = torch.zeros(1, *input_shape), [], [], []
     with torch.no_grad():
         for _, stage in net.stages():

@@ -102,7 +102,8 @@ class SplitCloud(CloudLearner):
         """Learn from one upload; reply with the gradient (B, ...) of the loss."""
         # Detached: the upload is the caller's, and must not gather gradients.
         z = upload.features.to(self.part.device).detach().requires_grad_()
-        losses = classify(self.part, self.part.modules["cloud"], z, upload.labels)
+        # A clone, because a first layer that works in place may not overwrite a leaf.
+        losses = classify(self.part, self.part.modules["cloud"], z.clone(), upload.labels)
         if z.grad is None:
             raise ConfigError("the cloud part does not use its features: there is no gradient")
         return z.grad, losses

@@ -78,8 +78,9 @@ class SendingEdge(EdgeLearner):
 
     def step(self, batch: Batch) -> tuple[Upload, Losses]:
         """Make the features of one batch in evaluation mode; nothing changes."""
+        self.part.modules.eval()
         with torch.no_grad(), self.part.forward():
-            z = self.part.modules["edge"].eval()(batch.inputs.to(self.part.device))
+            z = self.part.modules["edge"](batch.inputs.to(self.part.device))
         return Upload(z, batch.labels), {}
 
 
