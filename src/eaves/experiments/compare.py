@@ -12,6 +12,8 @@ from eaves.experiments.config import TrainConfig
 def compared(config: TrainConfig) -> dict[str, TrainConfig]:
     """Return the runs that ``config.compare`` asks for by name, each in a folder of its own.
 
+    The run of ``config`` itself is not among them, also where it is named.
+
     >>> runs = compared(TrainConfig(compare="full-cloud:png,full-cloud:once"))
     >>> [(name, c.input_codec, c.send, str(c.out)) for name, c in runs.items()]
     [('full-cloud:png', 'png', 'every-epoch', 'runs/latest/full-cloud-png'), \
@@ -20,7 +22,16 @@ def compared(config: TrainConfig) -> dict[str, TrainConfig]:
     names = [name.strip() for name in config.compare.split(",") if name.strip()]
     if len(set(names)) < len(names):
         raise ConfigError(f"--compare names the same run twice: {config.compare}")
-    return {name: _variant(config, name) for name in names}
+    return {name: _variant(config, name) for name in names if name != own_name(config)}
+
+
+def own_name(config: TrainConfig) -> str:
+    """Return what the run of ``config`` itself is called beside those it is compared with.
+
+    >>> own_name(TrainConfig(send="once"))
+    'hierarchical:once'
+    """
+    return config.method + (":once" if config.send == "once" else "")
 
 
 def _variant(config: TrainConfig, name: str) -> TrainConfig:

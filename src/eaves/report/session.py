@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from eaves.errors import ConfigError
-from eaves.experiments.compare import compared, finished, interrupted
+from eaves.experiments.compare import compared, finished, interrupted, own_name
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
@@ -29,8 +29,7 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     after a checkpoint was written.
     """
     out, err = console(), Console(stderr=True)
-    # First and in its own folder, also where the comparison names it too.
-    runs = {config.method: config} | compared(config) | {config.method: config}
+    runs = {own_name(config): config, **compared(config)}
     if interrupted(config) and not (resume or overwrite):
         raise ConfigError(
             f"{config.out} holds an interrupted run; go on with --resume {config.out}, start over "
@@ -47,7 +46,7 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
                 return _INTERRUPTED
             records[name] = record
     if as_json:
-        for record in [*list(records.values())[1:], records[config.method]]:
+        for record in [*list(records.values())[1:], records[own_name(config)]]:
             out.out(json.dumps(record), highlight=False)
         return 0
     out.print(comparison_table(records))
