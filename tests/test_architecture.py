@@ -37,6 +37,9 @@ TESTED_ELSEWHERE = {
     "eaves.nets.resnet": "tests/nets/test_nets.py",  # one set of laws for all of our nets
     "eaves.nets.vgg": "tests/nets/test_nets.py",
     "eaves.nets.small": "tests/nets/test_nets.py",
+    "eaves.report.choices": "tests/test_cli.py",  # what is printed, as a stranger sees it
+    "eaves.report.session": "tests/test_cli.py",
+    "eaves.report.stdout": "tests/test_cli.py",
     "eaves.runtime.stages": "tests/runtime/test_pipeline.py",  # a stage alone does nothing
     "eaves.runtime.traffic": "tests/runtime/test_pipeline.py",
 }

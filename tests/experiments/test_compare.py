@@ -40,6 +40,10 @@ def test_nothing_to_compare() -> None:
     assert compared(TrainConfig()) == {}
 
 
+def test_a_run_is_not_compared_with_itself() -> None:
+    assert list(compared(TrainConfig(compare="hierarchical,split"))) == ["split"]
+
+
 @pytest.mark.parametrize(
     ("compare", "message"),
     [
