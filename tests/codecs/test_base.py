@@ -15,7 +15,7 @@ from eaves.codecs.images import jpeg, png
 from eaves.errors import ConfigError, PayloadError
 
 CASTS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-AFFINE = [f"int{bits}{tail}" for bits in (8, 4, 2, 1) for tail in ("", ":tensor")]
+AFFINE = [f"int{bits}{tail}" for bits in (8, 4, 2, 1) for tail in (":tensor", ":channel")]
 BYTES = ["", "+zstd", "+zstd:3", "+range", "+range+zstd"]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
@@ -111,7 +111,7 @@ def test_images_come_back(
         assert torch.equal(y, x)
 
 
-@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "int4+zstd", "raw"])
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "int4:channel+zstd", "raw"])
 def test_what_was_decoded_shares_no_memory(codec: str) -> None:
     x = torch.ones(2, 3, 4, 4, dtype=parse_codec(codec).dtype)
     payload = parse_codec(codec).encode(x)
@@ -125,7 +125,14 @@ def test_what_was_decoded_shares_no_memory(codec: str) -> None:
     [
         ("int8", "int8"),
         (" INT8 + zstd ", "int8+zstd"),
-        ("int4:tensor+range", "int4:tensor+range"),
+        ("int8:tensor", "int8"),
+        ("int8:channel+zstd", "int8:channel+zstd"),
+        ("int4:Tensor+range", "int4+range"),
+        ("int4:channel", "int4:channel"),
+        ("int2:tensor+range", "int2:tensor+range"),
+        ("int2:channel", "int2"),
+        ("int1:tensor", "int1:tensor"),
+        ("int1:channel+zstd", "int1+zstd"),
         ("jpeg:90", "jpeg"),
         ("jpeg:075", "jpeg:75"),
         ("raw+zstd:03", "raw+zstd:3"),
@@ -144,8 +151,9 @@ def test_names_are_canonical(text: str, name: str) -> None:
         ("zstd:3+int8", r"starts with 'zstd', which codes bytes; start with one of: int8, fp32"),
         ("int8+fp16", r"has 'fp16' where it cannot be; after the tensor stage 'int8' come byte"),
         ("int8+zstd+zstd", r"has 'zstd' where it cannot be; .* at most once: zstd, range"),
-        ("int8:channel", r"unknown option of int8 'channel'; choose from: tensor"),
-        ("int8:", r"unknown option of int8 ''"),
+        ("int8:row", r"unknown option of int8 'row'; choose from: tensor, channel"),
+        ("int2:chanel", r"unknown option of int2 'chanel'; choose from: channel, tensor"),
+        ("int8:", r"unknown option of int8 ''; choose from: tensor, channel"),
         ("fp32:16", r"'fp32' takes no option, got 'fp32:16'"),
         ("int8+range:1", r"'range' takes no option"),
         ("int8+zstd:0", r"expected 'zstd:N' with N from 1 to 19, got 'zstd:0'"),
@@ -194,7 +202,7 @@ def test_the_other_side_must_use_the_same_codec() -> None:
         parse_codec("int4+zstd").decode(payload)
 
 
-@pytest.mark.parametrize("text", ["fp32", "fp16", "bf16", "int8", "int1:tensor"])
+@pytest.mark.parametrize("text", ["fp32", "fp16", "bf16", "int8", "int8:channel", "int1"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_features_that_are_not_finite_are_refused(text: str, bad: float) -> None:
     x = torch.ones(2, 3, 4, 4)
@@ -209,7 +217,8 @@ def test_features_that_are_not_finite_are_refused(text: str, bad: float) -> None
         ("int8", torch.zeros(0, 3), r"at least one element, got shape \(0, 3\)"),
         ("fp32", torch.tensor(1.0), r"expected 1 to 8 dimensions"),
         ("raw", torch.zeros([1] * 9, dtype=torch.uint8), r"expected 1 to 8 dimensions"),
-        ("int8", torch.zeros(3), r"one range per channel .* use 'int8:tensor'"),
+        ("int8:channel", torch.zeros(3), r"one range per channel .* use 'int8:tensor'"),
+        ("int2", torch.zeros(3), r"'int2' has one range per channel .* use 'int2:tensor'"),
         ("int8", torch.zeros(2, 3, dtype=torch.uint8), r"takes torch.float32 .*, got torch.uint8"),
         ("raw", torch.zeros(2, 3), r"takes torch.uint8, got torch.float32"),
         ("png", torch.zeros(2, 2, 4, 4, dtype=torch.uint8), r"with C 1 or 3, got shape"),
@@ -220,6 +229,12 @@ def test_features_that_are_not_finite_are_refused(text: str, bad: float) -> None
 def test_a_tensor_that_a_codec_cannot_carry_is_refused(text: str, x: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_codec(text).encode(x)
+
+
+@pytest.mark.parametrize("text", ["int8", "int4", "int2:tensor", "int1:tensor"])
+def test_one_range_for_the_tensor_needs_no_channels(text: str) -> None:
+    x = torch.tensor([0.0, 3.0, 3.0])
+    assert torch.equal(decode(parse_codec(text).encode(x)), x)
 
 
 def test_features_that_require_grad_are_sent_without_it() -> None:

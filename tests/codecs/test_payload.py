@@ -20,7 +20,8 @@ from eaves.codecs.payload import Payload
 from eaves.errors import PayloadError
 
 LIMIT = 1 << 20
-FEATURES = ["fp32", "fp16", "bf16+zstd", "int8", "int8:tensor+zstd", "int4+range", "int1+zstd:19"]
+FEATURES = ["fp32", "fp16", "bf16+zstd", "int8:channel", "int8+zstd", "int4:channel+range"]
+FEATURES += ["int2:tensor", "int1+zstd:19"]
 INPUTS = ["raw", "raw+range+zstd", "png", "png+zstd", "jpeg"]
 
 
@@ -98,7 +99,9 @@ def test_damage_under_a_right_checksum_is_refused_or_decodes_within_the_limit(na
 
 @settings(deadline=None, max_examples=200)
 @given(
-    codec=st.sampled_from([*FEATURES, *INPUTS, "int2", "jpeg:75", "INT8", "zstd", "x" * 64, "é"]),
+    codec=st.sampled_from(
+        [*FEATURES, *INPUTS, "int2", "int8", "jpeg:75", "INT8", "zstd", "x" * 64, "é"]
+    ),
     order=st.integers(0, 255),
     shape=st.lists(st.sampled_from([0, 1, 2, 3, 255, 65_535, 2**31, 2**32 - 1]), max_size=9),
     params=st.one_of(st.binary(max_size=30), st.just(bytes(9)), st.just(b"\1" + bytes(4))),
@@ -129,24 +132,30 @@ ONE, HUGE = np.float32(1).tobytes(), np.float32(3e38).tobytes()
         (payload("fp32", (1, 1), b"", b"\0" * 3), r"expected 4 bytes of 'fp32' body, got 3"),
         (payload("fp32", (1, 1), b"x", ONE), r"expected 0 bytes of parameters, got 1"),
         (payload("fp16", (1, 1), b"", b"\x00\x7c"), r"expected finite features"),
-        (payload("int8:tensor", (1, 1), b"\1" + NAN, b"\0"), r"expected finite ranges"),
-        (payload("int8:tensor", (1, 1), b"\1" + INF, b"\0"), r"expected finite ranges"),
-        (payload("int8:tensor", (1, 1), b"\1" + SIGNALLING_NAN, b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\1" + NAN, b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\1" + INF, b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\1" + SIGNALLING_NAN, b"\0"), r"expected finite ranges"),
         (payload("fp32", (1, 1), b"", SIGNALLING_NAN), r"expected finite features"),
-        (payload("int8:tensor", (1, 1), b"\1\0\0\x80\xbf", b"\0"), r"expected finite ranges"),
-        (payload("int8:tensor", (1, 1), b"\1" + HUGE, b"\0"), r"expected finite ranges"),
-        (payload("int8:tensor", (1, 1), b"\0" + INF + ONE, b"\0"), r"expected finite ranges"),
-        (payload("int8:tensor", (1, 1), b"\2" + ONE, b"\0"), r"expected a flag of 0 or 1"),
-        (payload("int8:tensor", (1, 1), b"", b"\0"), r"expected a flag of 0 or 1"),
-        (payload("int8", (1, 2), b"\1" + ONE, b"\0\0"), r"expected 8 bytes of ranges, got 4"),
-        (payload("int8", (2,), b"\1" + ONE, b"\0\0"), r"expected 2 dimensions or more"),
-        (payload("int4:tensor", (3, 1), b"\1" + ONE, b"\0"), r"expected 2 bytes of 'int4:tensor'"),
+        (payload("int8", (1, 1), b"\1\0\0\x80\xbf", b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\1" + HUGE, b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\0" + INF + ONE, b"\0"), r"expected finite ranges"),
+        (payload("int8", (1, 1), b"\2" + ONE, b"\0"), r"expected a flag of 0 or 1"),
+        (payload("int8", (1, 1), b"", b"\0"), r"expected a flag of 0 or 1"),
+        (
+            payload("int8:channel", (1, 2), b"\1" + ONE, b"\0\0"),
+            r"expected 8 bytes of ranges, got 4",
+        ),
+        (payload("int8:channel", (2,), b"\1" + ONE, b"\0\0"), r"expected 2 dimensions or more"),
+        (payload("int4", (3, 1), b"\1" + ONE, b"\0"), r"expected 2 bytes of 'int4'"),
         (payload("raw+zstd", (4,), b"", zstandard.compress(bytes(5))), r"at most 4 bytes"),
         (payload("raw+zstd", (6,), b"", zstandard.compress(bytes(5))), r"expected 6 bytes"),
         (payload("raw+range", (6,), b"", bytes(8)), r"expected 6 bytes of 'raw' body, got 0"),
         (payload("raw+range", (6,), b"", b"\xff" * 8), r"at most 6 range-coded bytes"),
         (payload("raw+range", (6,), b"", bytes(7)), r"is not whole"),
         (payload("INT8", (1, 1), b"\1" + ONE, b"\0"), r"expected codec 'int8' so spelled"),
+        (payload("int8:tensor", (1, 1), b"\1" + ONE, b"\0"), r"expected codec 'int8' so spelled"),
+        (payload("int2", (2,), b"\1" + ONE, b"\0"), r"expected 2 dimensions or more"),
+        (payload("int8", (1, 2), b"\1" + ONE + ONE, b"\0\0"), r"expected 4 bytes of ranges, got 8"),
         (payload("int8+zstd+fp16", (1, 1), b"", b""), r"has 'fp16' where it cannot be"),
         (payload("int7", (1, 1), b"", b""), r"unknown codec stage 'int7'"),
         (payload("png", (1, 2, 4, 4), bytes(4), b""), r"with C 1 or 3"),
@@ -219,7 +228,7 @@ def test_a_png_of_a_billion_pixels_is_refused_unseen() -> None:
     ("codec", "body"),
     [
         ("fp32+zstd", zstandard.compress(bytes(1 << 26))),
-        ("int8:tensor+zstd", zstandard.compress(bytes(1 << 26))),
+        ("int8+zstd", zstandard.compress(bytes(1 << 26))),
         ("raw+range+zstd", zstandard.compress(b"\xff\xff\xff\3" + bytes(1 << 26))),
         ("raw+range", b"\0\0\0\4" + bytes(8)),
     ],

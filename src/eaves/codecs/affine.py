@@ -4,6 +4,20 @@ Source: Jacob et al., *Quantization and Training of Neural Networks for Efficien
 Integer-Arithmetic-Only Inference* (2018), equation 1, with a float offset in place of the integer
 zero point: after a ReLU the smallest value is 0, so zeros stay exactly zero.
 
+``int8`` and ``int4`` have one range for the tensor, ``int2`` and ``int1`` one per channel (dim 1);
+``intN:tensor`` and ``intN:channel`` say which. At 8 and 4 bits one step for all is the better half
+of a chain: before an entropy coder it is what rate-distortion theory asks for (Gish and Pierce,
+*Asymptotically Efficient Quantizing*, 1968), and a query of one example does not drown in ranges.
+That theory is of small steps. With 4 or 2 levels in all, channels that a common step would round
+to nothing need steps of their own.
+
+Measured with zstd, features of CIFAR-10 after ``layer3`` of a ResNet-18, bytes per example and
+accuracy of a trained cloud::
+
+             int8   int4          int2          int1
+    tensor   629    248  .808     78   .794     6   .257
+    channel  720    352  .807     147  .805     51  .736
+
 Dimension key:  C channels (1 where the range is one for the tensor)   P positions
                 R rows   L row length   N all elements, in memory order
 """
@@ -22,6 +36,9 @@ from eaves.errors import PayloadError, unknown
 _LARGEST = 1e38  # of an element, so that hi - lo, and what rounding adds to it, stay float32
 _LARGEST_SPAN = 2.1e38
 _TINY = float(torch.finfo(torch.float32).tiny)  # below it some processors flush to zero
+# What a bare intN has one range for; the module's docstring says why.
+_DEFAULTS = {8: "tensor", 4: "tensor", 2: "channel", 1: "channel"}
+_OPTIONS = ("tensor", "channel")
 _ZERO_LO = 1  # flag: every lo is 0 and is left out, which saves a tenth of an int1 payload
 
 # Neighbours share a byte. The values lie one to a byte in a word of 8/bits bytes; each shift folds
@@ -64,29 +81,29 @@ def unpack(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
 class Affine(TensorStage):
     """q = round((x - lo) / scale), scale = (hi - lo) / (2^bits - 1); decodes to q * scale + lo.
 
-    ``lo`` and ``hi`` are the extremes of each channel (dim 1) over batch and positions, or with
-    ``per_tensor`` those of the whole tensor. They travel as float32: 4 bytes a channel after a
-    ReLU, else 8. For a single example of 256x2x2 that is more than its 1024 elements in 8 bits:
-    there one range for the tensor makes a payload a quarter as large.
+    ``lo`` and ``hi`` are the extremes of the whole tensor where ``range_of`` is ``tensor``, those
+    of each channel (dim 1) over batch and positions where it is ``channel``. They travel as
+    float32: 4 bytes a range after a ReLU, else 8. For a single example of 256x2x2 one range per
+    channel takes as many bytes as its 1024 elements in 8 bits, or twice as many.
 
-    Guaranteed: the error is at most scale/2, and float32 rounding on top; a constant channel is
-    exact (one whose span is below 3e-36 counts as constant); zeros stay zero where lo is 0;
-    decoding is two separate float32 operations, the same bits everywhere.
+    Guaranteed: the error is at most scale/2, and float32 rounding on top; what is constant over a
+    range is exact (a span below 3e-36 at 8 bits counts as constant); zeros stay zero where lo is
+    0; decoding is two separate float32 operations, the same bits everywhere.
     """
 
     dtype: ClassVar[torch.dtype] = torch.float32
 
-    def __init__(self, bits: int, *, per_tensor: bool = False):
-        self.name = f"int{bits}" + (":tensor" if per_tensor else "")
+    def __init__(self, bits: int, range_of: str):
+        self.name = f"int{bits}" + ("" if range_of == _DEFAULTS[bits] else f":{range_of}")
         self._bits, self._levels = bits, 2**bits - 1
-        self._per_tensor = per_tensor
+        self._per_tensor = range_of == "tensor"
 
     def encode(self, x: Tensor, layout: Layout) -> tuple[bytes, Buffer]:
         """Quantise and pack; parameters are a flag, every lo unless all are 0, every scale."""
         if not self._per_tensor and len(layout.shape) < 2:
             raise ValueError(
                 f"'{self.name}' has one range per channel (dim 1), got shape {layout.shape}; "
-                f"use '{self.name}:tensor'"
+                f"use 'int{self._bits}:tensor'"
             )
         rows_RL = self._rows(layout, layout.flat(x).float())
         lo_C, scale_C = self._ranges(layout, rows_RL)
@@ -131,13 +148,14 @@ class Affine(TensorStage):
         return layout.restored(rows_RL.view(-1))
 
     def _rows(self, layout: Layout, flat_N: Tensor) -> Tensor:
-        return flat_N.view(1, -1) if self._per_tensor else layout.rows(flat_N)
+        # Not one row: torch reduces a column in an eighth of the time.
+        return flat_N.view(-1, 1) if self._per_tensor else layout.rows(flat_N)
 
     def _channels(self, layout: Layout) -> int:
         return 1 if self._per_tensor else layout.shape[1]
 
     def _columns(self, layout: Layout, v_C: Tensor) -> Tensor:
-        """Spread one value per channel over the columns of :meth:`_rows`: (C,) -> (L,) or (1,)."""
+        """Spread one value per channel over the columns of :meth:`_rows`: (C,) -> (L,)."""
         if self._per_tensor or layout.channels_last:
             return v_C
         positions = layout.elements // (layout.shape[0] * v_C.numel())
@@ -166,7 +184,12 @@ class Affine(TensorStage):
 
 
 def affine(bits: int, option: str | None) -> Affine:
-    """Return the stage ``int<bits>``, with one range for the tensor where ``option`` says so."""
-    if option not in (None, "tensor"):
-        raise unknown(f"option of int{bits}", option or "", ["tensor"])
-    return Affine(bits, per_tensor=option == "tensor")
+    """Return the stage ``int<bits>``, with the range that ``option`` asks for, or its default.
+
+    >>> affine(8, "tensor").name, affine(8, "channel").name, affine(2, "channel").name
+    ('int8', 'int8:channel', 'int2')
+    """
+    range_of = _DEFAULTS[bits] if option is None else option
+    if range_of not in _OPTIONS:
+        raise unknown(f"option of int{bits}", range_of, _OPTIONS)
+    return Affine(bits, range_of)

@@ -27,9 +27,9 @@ TENSOR_STAGES: dict[str, Callable[[str | None], TensorStage]] = {
     "fp32": partial(cast, "fp32"),
     "fp16": partial(cast, "fp16"),
     "bf16": partial(cast, "bf16"),
-    "int8": partial(affine, 8),  # one range per channel; int8:tensor has one for all
+    "int8": partial(affine, 8),  # one range for the tensor; int8:channel has one per channel
     "int4": partial(affine, 4),
-    "int2": partial(affine, 2),
+    "int2": partial(affine, 2),  # one range per channel; int2:tensor has one for the tensor
     "int1": partial(affine, 1),
     "raw": raw,
     "png": png,

@@ -72,8 +72,7 @@ class ConfidenceAbove:
     threshold: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"expected threshold in [0, 1], got {self.threshold}")
+        _expect_share(self.threshold)
 
     def accepts(self, logits_BK: Tensor) -> Tensor:
         """Return a bool mask (B,): True where the example stays on the edge."""
@@ -95,11 +94,15 @@ class EntropyBelow:
     threshold: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"expected threshold in [0, 1], got {self.threshold}")
+        _expect_share(self.threshold)
 
     def accepts(self, logits_BK: Tensor) -> Tensor:
         """Return a bool mask (B,): True where the example stays on the edge."""
         logp_BK = logits_BK.log_softmax(dim=1)
         entropy_B = -(logp_BK.exp() * logp_BK).sum(dim=1)
         return entropy_B < self.threshold * log(logits_BK.shape[1])
+
+
+def _expect_share(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"expected threshold in [0, 1], got {threshold}")
