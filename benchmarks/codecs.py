@@ -35,13 +35,19 @@ CODECS = (
     "fp16+zstd",
     "bf16+zstd",
     "int8",
+    "int8:channel",
     "int8+zstd",
+    "int8:channel+zstd",
     "int8+zstd:1",
     "int8+zstd:3",
     "int8+range",
+    "int8:channel+range",
     "int4",
+    "int4:channel",
     "int4+zstd",
+    "int4:channel+zstd",
     "int4+range",
+    "int4:channel+range",
     "int2+zstd",
     "int2+range",
     "int1+zstd",
@@ -190,10 +196,10 @@ def report(rows: list[Row], alone_mb_per_s: float) -> None:
     print(f"\n{first.features}, {first.order}, {first.zeros:.0%} zeros; ", end="")
     print(f"zstd level 1 alone on its int8 bytes: {alone_mb_per_s:.0f} MB/s of fp32")
     columns = ("B/example", "vs fp32", "vs uint8", "enc MB/s", "dec MB/s")
-    print(f"{'codec':14}" + "".join(f"{column:>10}" for column in columns))
+    print(f"{'codec':20}" + "".join(f"{column:>10}" for column in columns))
     for row in rows:
         print(
-            f"{row.codec:14}{row.bytes_per_example:10.0f}{row.vs_fp32:10.2f}{row.vs_uint8:10.2f}"
+            f"{row.codec:20}{row.bytes_per_example:10.0f}{row.vs_fp32:10.2f}{row.vs_uint8:10.2f}"
             f"{row.encode_mb_per_s:10.0f}{row.decode_mb_per_s:10.0f}"
         )
 

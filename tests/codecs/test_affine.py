@@ -22,7 +22,9 @@ def shared(range_of: str, dims: int) -> tuple[int, ...]:
     return tuple(range(dims)) if range_of == "tensor" else (0, *range(2, dims))
 
 
-@pytest.mark.parametrize(("bits", "range_of"), zip(BITS, [*["tensor"] * 2, *["channel"] * 2]))
+@pytest.mark.parametrize(
+    ("bits", "range_of"), [(8, "tensor"), (4, "tensor"), (2, "channel"), (1, "channel")]
+)
 def test_a_bare_name_means_the_better_range(bits: int, range_of: str) -> None:
     x = torch.randn(4, 6, 2, 2, generator=torch.Generator().manual_seed(8))
     data = parse_codec(f"int{bits}").encode(x)
@@ -143,8 +145,8 @@ def test_quiet_channels_need_ranges_of_their_own() -> None:
     x = torch.rand(64, 2, 4, 4, generator=torch.Generator().manual_seed(9))
     x[:, 0] *= 0.1
     whole, each = (parse_codec(name) for name in ("int2:tensor", "int2"))
-    assert not whole.decode(whole.encode(x))[:, 0].any()
-    assert each.decode(each.encode(x))[:, 0].unique().numel() == 4
+    assert np.unique(whole.decode(whole.encode(x))[:, 0]).size == 1
+    assert np.unique(each.decode(each.encode(x))[:, 0]).size == 4
 
 
 @given(

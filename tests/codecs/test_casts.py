@@ -29,7 +29,8 @@ def test_bf16_keeps_the_upper_half_of_the_bits() -> None:
         ("fp16", torch.tensor([-1e5])),
         ("bf16", torch.tensor([3.4e38])),
         ("fp32", torch.tensor([1e39], dtype=torch.float64)),
-        ("int8:tensor", torch.tensor([0.0, 2e38])),
+        ("int8", torch.tensor([0.0, 2e38])),
+        ("int8:channel", torch.tensor([[0.0, 2e38]])),
     ],
 )
 def test_what_would_become_infinite_is_refused(name: str, x: torch.Tensor) -> None:

@@ -57,7 +57,8 @@ class TrainConfig:
     exit: str = "conv"
     """Head that answers on the edge: conv, linear or mlp."""
     codec: str = "int8+zstd"
-    """How features travel: fp32 fp16 bf16 int8 int4 int2 int1, then +zstd or +range."""
+    """How features travel: fp32 fp16 bf16 int8 int4 int2 int1, then +zstd or +range.
+    int8:channel has a range for each channel, int2:tensor one for all."""
     input_codec: str = "raw"
     """How inputs travel in full-cloud: raw, png, jpeg or jpeg:QUALITY."""
     reply_codec: str = "fp16"
