@@ -11,12 +11,7 @@ of a chain: before an entropy coder it is what rate-distortion theory asks for (
 That theory is of small steps. With 4 or 2 levels in all, channels that a common step would round
 to nothing need steps of their own.
 
-Measured with zstd, features of CIFAR-10 after ``layer3`` of a ResNet-18, bytes per example and
-accuracy of a trained cloud::
-
-             int8   int4          int2          int1
-    tensor   629    248  .808     78   .794     6   .257
-    channel  720    352  .807     147  .805     51  .736
+``benchmarks/requantise.py`` measures both on a trained net; docs/reproduction.md has the figures.
 
 Dimension key:  C channels (1 where the range is one for the tensor)   P positions
                 R rows   L row length   N all elements, in memory order

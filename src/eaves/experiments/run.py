@@ -1,7 +1,6 @@
 """From a configuration to a record: ``run`` yields progress and, at last, the record."""
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -170,7 +169,6 @@ def _steps_taken(phases: list[Phase], position: _Position) -> int:
 def _finish(job: Job, position: _Position, steps: int, *, complete: bool) -> RunRecord:
     accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
     if complete:
-        torch.set_num_threads(os.cpu_count() or 1)
         accuracy = evaluate(job.method, job.dataset.test, job.wire.codec)
     record = record_of(job, position.totals, steps, accuracy, complete=complete)
     if complete:
