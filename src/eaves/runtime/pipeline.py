@@ -12,7 +12,7 @@ from eaves.core.roles import Batch, CloudLearner, EdgeLearner
 from eaves.runtime.channel import Closed
 from eaves.runtime.meters import Totals
 from eaves.runtime.stages import CloudStage, EdgeStage, Lanes, LinkStage
-from eaves.runtime.traffic import Progress, Snapshot, Wire
+from eaves.runtime.traffic import Mark, Progress, Snapshot, Wire
 
 _POLL_S = 0.2
 _SWITCH_S = 0.0005  # how long a thread may keep the interpreter; 5 ms would stall the other side
@@ -60,16 +60,15 @@ class Pipeline:
         try:
             for thread in threads:
                 thread.start()
-            alive = True
-            while alive or not self._lanes.events.empty():
-                alive = any(thread.is_alive() for thread in threads)
+            mark = None
+            while mark is None or not mark.last:
                 if stop.is_set():
                     self._lanes.hurry.set()
-                snapshot = self._next_snapshot(timeout_s=_POLL_S if alive else 0.0)
+                mark = self._next_mark()
                 self._totals.wall_s = before + perf_counter() - started
-                if snapshot is not None:
-                    snapshot.totals.wall_s = self._totals.wall_s
-                yield snapshot or self._progress()
+                if mark is not None:
+                    mark.snapshot.totals.wall_s = self._totals.wall_s
+                yield mark.snapshot if mark else self._progress()
         finally:
             self._lanes.close()
             for thread in threads:
@@ -94,10 +93,9 @@ class Pipeline:
             self._lanes.events.put(error)
             self._lanes.close()
 
-    def _next_snapshot(self, timeout_s: float) -> Snapshot | None:
-        events = self._lanes.events
+    def _next_mark(self) -> Mark | None:
         try:
-            event = events.get(timeout=timeout_s) if timeout_s else events.get_nowait()
+            event = self._lanes.events.get(timeout=_POLL_S)
         except queue.Empty:
             return None
         if isinstance(event, BaseException):

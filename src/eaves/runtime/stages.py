@@ -50,7 +50,7 @@ class Lanes:
     up: Channel[Parcel | Mark] = field(init=False)
     arrived: Channel[Parcel | Mark] = field(init=False)
     replies: Channel[Parcel] = field(default_factory=lambda: Channel(1))
-    events: "queue.SimpleQueue[Snapshot | BaseException]" = field(default_factory=queue.SimpleQueue)
+    events: "queue.SimpleQueue[Mark | BaseException]" = field(default_factory=queue.SimpleQueue)
     hurry: threading.Event = field(default_factory=threading.Event)
     """Set when emulated waits no longer matter."""
     rng: random.Random = field(init=False)
@@ -134,10 +134,11 @@ class EdgeStage:
 
     def _mark(self, steps: int, *, last: bool) -> None:
         snapshot = Snapshot(steps, self._edge.state(), None, deepcopy(self._lanes.totals))
+        mark = Mark(snapshot, last)
         if self._sends:
-            self._lanes.up.put(Mark(snapshot, last))
+            self._lanes.up.put(mark)
         else:
-            self._lanes.events.put(snapshot)
+            self._lanes.events.put(mark)
 
 
 @final
@@ -198,7 +199,7 @@ class CloudStage:
             asked = perf_counter()
             item, _ = lanes.arrived.get()
             if isinstance(item, Mark):
-                lanes.events.put(self._completed(item.snapshot))
+                lanes.events.put(Mark(self._completed(item.snapshot), item.last))
                 if item.last:
                     return
                 continue
