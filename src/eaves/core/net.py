@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from eaves.core.modes import modes_kept
 from eaves.core.trace import trace_stages
 from eaves.errors import ConfigError, CutError, unknown
 
@@ -116,9 +117,8 @@ def output_shape(net: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ConfigError: the input does not fit the net (too small for its poolings, wrong channels).
     """
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad():
+        with modes_kept(net), torch.no_grad():
             zeros = torch.zeros(1, *input_shape, device=_device_of(net))
             return tuple(net.eval()(zeros).shape[1:])
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:  # how nets refuse
@@ -127,9 +127,6 @@ def output_shape(net: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:
             f"an input of {shape} does not fit this net: {error}; "
             "use larger images, another stem or an earlier cut"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def with_bottleneck(split: SplitNet, feature_shape: Sequence[int], channels: int) -> SplitNet:

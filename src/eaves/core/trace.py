@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 from torch import fx, nn
 
+from eaves.core.modes import modes_kept
 from eaves.errors import CutError
 
 _DIVISIONS = ("chunk", "split", "tensor_split", "unbind")
@@ -47,9 +48,8 @@ def trace_stages(net: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _trace_both_modes(net: nn.Module) -> fx.Graph:
     """Trace, and keep whole the classes that fx cannot look into without freezing or failing."""
-    modes = {module: module.training for module in net.modules()}
     whole: set[type[nn.Module]] = set()
-    try:
+    with modes_kept(net):
         while True:  # each round adds a class to whole, returns or raises
             evaluated = _trace(net.eval(), whole)
             known = len(whole)
@@ -66,9 +66,6 @@ def _trace_both_modes(net: nn.Module) -> fx.Graph:
                     "trace would freeze it; use modules such as nn.Dropout instead of functions"
                 )
             whole.add(type(net.get_submodule(path)))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _difference(trained: fx.Graph, evaluated: fx.Graph) -> tuple[str, str] | None:

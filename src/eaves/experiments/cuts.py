@@ -1,7 +1,6 @@
 """What each cut of a net means: what crosses there, and how much of the net the edge holds."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from typing import final
@@ -9,6 +8,7 @@ from typing import final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from eaves.core.modes import modes_kept
 from eaves.core.net import StagedNet
 
 
@@ -29,10 +29,9 @@ def cut_facts(net: StagedNet, input_shape: Sequence[int]) -> list[CutFacts]:
 
     Multiply-accumulates are those of convolutions and matrix products; the rest is not counted.
     """
-    net = deepcopy(net).eval()
     x, shapes, macs, params = torch.zeros(1, *input_shape), [], [], []
-    with torch.no_grad():
-        for _, stage in net.stages():
+    with modes_kept(net), torch.no_grad():
+        for _, stage in net.eval().stages():
             with FlopCounterMode(display=False) as counter:
                 x = stage(x)
             shapes.append(tuple(x.shape[1:]))

@@ -44,8 +44,8 @@ class Phase:
 def phases_of(job: Job, store: Store | None) -> list[Phase]:
     """Return the phases of a run in order; ``store`` is needed where uploads are sent once."""
     method, augment = job.method, job.augment
+    every = [augment] * (job.edge_steps // job.epoch_steps + 1)
     if store is None:
-        every = [augment] * (job.edge_steps // job.epoch_steps + 1)
         return [_pipelined(job, "train", every, job.edge_steps, method.cloud, None)]
     assert method.cloud is not None
     cloud, phases = method.cloud, []
@@ -53,7 +53,6 @@ def phases_of(job: Job, store: Store | None) -> list[Phase]:
         cloud = AugmentedInputs(cloud, augment, job.config.seed)
         copies = ["none"]
     else:
-        every = [augment] * (job.edge_steps // job.epoch_steps + 1)
         phases = [_pipelined(job, "edge", every, job.edge_steps, None, None)]
         copies = ["none"] + [augment] * (job.config.copies - 1)
     sent = min(len(copies) * job.epoch_steps, job.cloud_steps)

@@ -19,14 +19,14 @@ from eaves.report.live import Live
 from eaves.report.stdout import console
 from eaves.report.tables import comparison_table
 
-_INTERRUPTED = 130
-
 
 def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) -> int:
     """Run ``config`` and what it is compared with; print the table or lines of JSON.
 
-    Progress goes to the standard error. Returns the exit code: 130 where Ctrl-C ended the session,
-    after a checkpoint was written.
+    Progress goes to the standard error. Returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the session, after a checkpoint was written.
     """
     out, err = console(), Console(stderr=True)
     runs = {own_name(config): config, **compared(config)}
@@ -43,7 +43,7 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
             if not record["complete"]:
                 hint = f"interrupted; go on with: eaves train --resume {config.out}"
                 err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
-                return _INTERRUPTED
+                raise KeyboardInterrupt
             records[name] = record
     if as_json:
         for record in [*list(records.values())[1:], records[own_name(config)]]:
