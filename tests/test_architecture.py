@@ -28,9 +28,12 @@ DEEPER = {
     "eaves.core.roles.Learner": 2,  # edge and cloud learners share how their state is handled
 }
 # Packages of optional extras: they alone may be imported inside a function.
-EXTRAS = {"PIL", "constriction", "sklearn", "timm", "torchvision"}
+EXTRAS = {"PIL", "constriction", "matplotlib", "simpy", "sklearn", "timm", "torchvision"}
 # Modules that import ours inside functions.
-LATE_IMPORTS = {"eaves.cli": "`eaves --help` must not wait for torch"}
+LATE_IMPORTS = {
+    "eaves.cli": "`eaves --help` must not wait for torch",
+    "eaves.report.planning": "a plan from profiles must not wait for torch",
+}
 # Modules whose tests are in another file than tests/<layer>/test_<module>.py.
 TESTED_ELSEWHERE = {
     "eaves.__main__": "tests/test_cli.py",
@@ -409,8 +412,22 @@ def _loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["eaves", "eaves.cli", "eaves.experiments.config"])
-def test_import_loads_no_torch(module: str) -> None:
+_HEAVY = {"torch", "sklearn", "PIL", "matplotlib", "simpy"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("eaves", {*_HEAVY, "numpy"}),
+        ("eaves.cli", {*_HEAVY, "numpy"}),
+        ("eaves.experiments.config", {*_HEAVY, "numpy"}),
+        ("eaves.experiments.planconfig", {*_HEAVY, "numpy"}),
+        ("eaves.experiments.planning", _HEAVY),  # simulated fleets need numpy
+        ("eaves.report.planning", _HEAVY),
+        ("eaves.report.plans", _HEAVY),
+    ],
+)
+def test_import_loads_no_torch(module: str, heavy: set[str]) -> None:
     loaded = _loaded_by(f"import {module}")
     assert module in loaded
-    assert not loaded & {"torch", "numpy", "sklearn", "PIL"}
+    assert not loaded & heavy

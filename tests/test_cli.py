@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, NamedTuple, final
+from typing import Any
 
 import pytest
 
-from eaves.cli import Cuts, Data, Nets, Train, main
+from eaves.cli import Cuts, Data, Devices, Nets, Plan, Profile, Train, main
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.planconfig import PlanConfig, ProfileConfig
 
 SHORT = ["train", "--train-samples", "64", "--batch-size", "16", "--epochs", "2"]
 # About a second, with a checkpoint ten times in it.
@@ -29,31 +30,7 @@ LONG = [
 FACES = "2\nSmiling Young\n1.jpg  1 -1\n2.jpg -1  1\n"
 
 
-@final
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Eaves = Callable[..., Ended]
-
-
-@pytest.fixture
-def eaves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Eaves:
-    """Return the command as a function in this process; no data root is set."""
-    monkeypatch.delenv("EAVES_DATA", raising=False)
-
-    def run(*words: str | Path) -> Ended:
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    return run
+Eaves = Callable[..., Any]  # the command: takes its words, returns how it ended
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -194,26 +171,34 @@ def test_training_that_diverges_is_one_message(eaves: Eaves, tmp_path: Path) -> 
 # What is printed
 
 
-@pytest.mark.parametrize("command", [Train, Nets, Cuts, Data])
+@pytest.mark.parametrize("command", [Train, Plan, Profile, Nets, Cuts, Devices, Data])
 def test_help_mentions_every_flag(
     eaves: Eaves, monkeypatch: pytest.MonkeyPatch, command: type[Any]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     ended = eaves(command.__name__.lower(), "--help")
     assert ended.code == 0
-    names = [field.name for field in fields(command) if field.name not in ("settings", "net")]
-    if command is Data:
-        names.remove("name")
-    if command is Train:
-        names += [field.name for field in fields(TrainConfig)]
+    inside: dict[type[Any], list[type[Any]]] = {
+        Train: [TrainConfig],
+        Plan: [ProfileConfig, PlanConfig],
+        Profile: [ProfileConfig],
+    }
+    names = [field.name for field in fields(command) if field.name not in ("settings", "question")]
+    names += [field.name for config in inside.get(command, []) for field in fields(config)]
     for name in names:
-        assert f"--{name.replace('_', '-')}" in ended.out, name
+        if (command, name) in ((Data, "name"), (Cuts, "net")):
+            continue  # these have no flag: they are given as they are
+        flag = f"--{name.replace('_', '-')}"
+        # A line that begins with the flag and what it takes, if anything; then words, or below.
+        takes = r"(?: \S*(?:STR|INT|FLOAT|PATH))?+"
+        described = re.search(rf"^\W*{flag}{takes}[ │\n]+(?!\(default)\w", ended.out, re.MULTILINE)
+        assert described, f"{flag} is not described"
 
 
 def test_help_lists_the_commands(eaves: Eaves) -> None:
     ended = eaves("--help")
     assert ended.code == 0
-    for command in ("train", "nets", "cuts", "data"):
+    for command in ("train", "plan", "profile", "nets", "cuts", "devices", "data"):
         assert command in ended.out
 
 

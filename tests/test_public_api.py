@@ -7,7 +7,7 @@ for the next minor version (0.x) and says there what to do instead. An addition 
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
@@ -24,6 +24,9 @@ from eaves.data.augment import AUGMENTS
 from eaves.data.load import DATASETS
 from eaves.experiments.build import METHODS
 from eaves.nets.build import NETS
+from eaves.planner.devices import DEVICES
+from eaves.planner.phases import INFERENCE, TRAINING
+from eaves.planner.search import OBJECTIVES
 
 # Calls, without annotations: mypy checks those, and their text differs between Python versions.
 FUNCTIONS = {
@@ -32,10 +35,14 @@ FUNCTIONS = {
     "exit_head": "(kind, feature_shape, classes)",
     "load_config": "(path)",
     "load_dataset": "(name, *, root, train_samples=None, image_size=None, download=False)",
+    "load_profile": "(path)",
     "parse_codec": "(text)",
     "parse_link": "(text)",
+    "plan": "(question, profile=None)",
     "run": "(config, *, net=None, stop=None, resume=False)",
+    "simulate": "(fleet)",
     "split_at": "(net, cut)",
+    "take_profile": "(config, *, timed=True, together=True, budget_s=10.0)",
     "with_bottleneck": "(split, feature_shape, channels)",
 }
 CLASSES = {
@@ -46,12 +53,28 @@ CLASSES = {
     "Codec.name": "property",
     "ConfidenceAbove": "(*, threshold)",
     "ConfidenceAbove.accepts": "(self, logits_BK)",
+    "DeviceSpec": "(*, about, peak_flops, efficiency, bandwidth_bytes_s, memory_bytes, start_s, "
+    "cpu_slowdown, power, source)",
+    "DeviceSpec.effective_flops": "property",
+    "DeviceSpec.times": "(self, stage, batch_size)",
     "EntropyBelow": "(*, threshold)",
     "EntropyBelow.accepts": "(self, logits_BK)",
+    "Fleet": "(*, edges, uploads, period_s, upload_bytes, link, shared_link, serve_fixed_s, "
+    "serve_each_s, max_batch=1, max_wait_s=0.0, workers=1, depth=4, poisson=False, seed=0)",
     "LinkSpec": "(*, up_bps=inf, down_bps=inf, delay_s=0.0, jitter_s=0.0, loss=0.0, "
-    "packet_bytes=1500)",
+    "packet_bytes=1500, up_j_per_bit=None, down_j_per_bit=None)",
+    "LinkSpec.energy_j": "(self, size_bytes, *, up=True)",
+    "LinkSpec.expected": "(self, size_bytes, *, up=True)",
     "LinkSpec.transfer": "(self, size_bytes, *, up=True, rng)",
     "PhaseProgress": "(phase, steps, epoch_steps, first_step, progress)",
+    "Plan": "(*, scenario, objective, inference, verdicts)",
+    "Plan.best": "property",
+    "Profile": "(*, subject, machine, payloads_from, samples, fetch, contention, stages, exits, "
+    "codecs, peak_bytes)",
+    "Profile.codec": "(self, cut, name)",
+    "Profile.cuts": "property",
+    "Profile.measured": "property",
+    "Profile.to_json": "(self)",
     "SplitNet": "(edge, cloud, cut)",
     "StagedNet": "(stages)",
     "StagedNet.forward": "(self, x)",
@@ -101,7 +124,55 @@ TRAIN_CONFIG = {
     "compare": ("str", ""),
     "out": ("Path", Path("runs/latest")),
 }
-TRAIN_CONFIG_METHODS = ["hash", "link_spec", "to_dict", "to_toml"]
+# Settings of a profile and of a plan: fields, and flags with dashes for underscores.
+PROFILE_CONFIG = {
+    "net": ("str or None", None),
+    "stem": ("str or None", None),
+    "data": ("str or None", None),
+    "data_root": ("Path or None", None),
+    "input": ("str or None", None),
+    "classes": ("int or None", None),
+    "exit": ("str or None", None),
+    "batch_size": ("int or None", None),
+    "precision": ("str or None", None),
+    "device": ("str", "auto"),
+    "threads": ("int", 1),
+    "codecs": ("str or None", None),
+    "input_codecs": ("str or None", None),
+}
+PLAN_CONFIG = {
+    "profile": ("Path or None", None),
+    "edge": ("str", "this"),
+    "cloud": ("str", "this"),
+    "watts": ("str or None", None),
+    "edge_slowdown": ("float", 1.0),
+    "link": ("str", "3g"),
+    "methods": ("str or None", None),
+    "cuts": ("str or None", None),
+    "samples": ("int or None", None),
+    "epochs": ("int", 10),
+    "inference": ("bool", False),
+    "objective": ("str", "time"),
+    "max_memory_mb": ("float or None", None),
+    "max_bytes": ("float or None", None),
+    "max_epoch_s": ("float or None", None),
+    "max_latency_ms": ("float or None", None),
+    "max_energy_j": ("float or None", None),
+    "min_accuracy": ("float or None", None),
+    "max_drop": ("float or None", None),
+    "probe": ("int or None", None),
+    "adversaries": ("int", 2),
+    "group": ("int", 4),
+    "components": ("int", 8),
+    "fleet": ("int or None", None),
+    "shared_link": ("bool", False),
+}
+# Fields and methods of each.
+SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
+    "TrainConfig": (TRAIN_CONFIG, ["hash", "link_spec", "to_dict", "to_toml"]),
+    "ProfileConfig": (PROFILE_CONFIG, ["of"]),
+    "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power"]),
+}
 # Keys of record.json.
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
@@ -111,7 +182,16 @@ RUN_RECORD = [
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
 NAMES = {
-    "method": ["full-cloud", "full-edge", "hierarchical", "split"],
+    "method": ["full-cloud", "full-edge", "hierarchical", "split"],  # that can be trained
+    "method to plan": ["full-cloud", "full-edge", "hierarchical", "priphit", "split"],
+    "method to answer by": [
+        *("datamix", "full-cloud", "full-edge", "hierarchical", "priphit", "siamese", "split"),
+    ],
+    "objective": ["bytes", "energy", "latency", "memory", "time"],
+    "device": [
+        *("a100", "h200", "jetson-nano", "jetson-orin-nano", "laptop", "phone"),
+        *("raspberry-pi-4", "raspberry-pi-5", "rtx-2080-ti"),
+    ],
     "net": [
         *("mobilevit_xxs", "resnet18", "resnet20", "resnet34", "resnet56", "small"),
         *("vgg11", "vgg16"),
@@ -132,8 +212,17 @@ OPTIONS = {
         *(f"--{name.replace('_', '-')}" for name in TRAIN_CONFIG),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
+    "plan": [
+        *(f"--{name.replace('_', '-')}" for name in (PROFILE_CONFIG | PLAN_CONFIG)),
+        *("--all", "--help", "--json", "--plot", "--write-config"),
+    ],
+    "profile": [
+        *(f"--{name.replace('_', '-')}" for name in PROFILE_CONFIG),
+        *("--help", "--json", "--out", "--seconds"),
+    ],
     "nets": ["--help", "--json"],
     "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
+    "devices": ["--help", "--json"],
     "data": ["--data-root", "--download", "--help", "--json"],
 }
 
@@ -150,10 +239,12 @@ def _public_members(cls: type) -> list[str]:
 
 
 def test_the_names_of_the_package() -> None:
-    others = ["RunRecord", "TrainConfig", "__version__"]
+    others = ["RunRecord", *SETTINGS, "__version__"]
     classes = [name for name in CLASSES if "." not in name]
     assert sorted(eaves.__all__) == sorted([*FUNCTIONS, *classes, *ERRORS, *others])
     assert dir(eaves) == eaves.__all__
+    for name in eaves.__all__:
+        getattr(eaves, name)
     with pytest.raises(AttributeError, match="has no attribute 'train'"):
         eaves.train  # noqa: B018
 
@@ -179,14 +270,17 @@ def test_errors() -> None:
     assert issubclass(eaves.ConfigError, ValueError)
 
 
-def test_settings_of_a_run() -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(name: str) -> None:
     def text(kind: Any) -> str:
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         return " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
 
-    found = {field.name: (text(field.type), field.default) for field in fields(eaves.TrainConfig)}
-    assert found == TRAIN_CONFIG
-    assert _public_members(eaves.TrainConfig) == TRAIN_CONFIG_METHODS
+    config, (settings, methods) = getattr(eaves, name), SETTINGS[name]
+    found = {field.name: (text(field.type), field.default) for field in fields(config)}
+    assert found == settings
+    assert list(found) == list(settings)  # in the order of the help
+    assert _public_members(config) == methods
 
 
 def test_fields_of_a_record() -> None:
@@ -198,6 +292,10 @@ def test_fields_of_a_record() -> None:
 def test_names_that_users_type() -> None:
     tables: dict[str, Collection[str]] = {
         "method": METHODS,
+        "method to plan": TRAINING,
+        "method to answer by": INFERENCE,
+        "objective": OBJECTIVES,
+        "device": DEVICES,
         "net": NETS,
         "data": DATASETS,
         "exit": EXITS,
@@ -207,6 +305,7 @@ def test_names_that_users_type() -> None:
     for kind, table in tables.items():
         assert sorted(table) == NAMES[kind], kind
     assert sorted(["auto", *AUGMENTS]) == NAMES["augment"]
+    assert set(NAMES["method"]) < set(NAMES["method to plan"]) < set(NAMES["method to answer by"])
 
 
 @pytest.mark.parametrize("setting", ["method", "exit", "augment", "send", "precision"])
@@ -216,6 +315,23 @@ def test_a_config_offers_the_names_of_the_tables(setting: str) -> None:
         eaves.TrainConfig(**values)
     offered = str(refused.value).partition("choose from: ")[2].split(", ")
     assert sorted(offered) == NAMES[setting]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("method to plan", {"methods": "no such name"}),
+        ("method to answer by", {"methods": "no such name", "inference": True}),
+        ("objective", {"objective": "no such name"}),
+        ("device", {"edge": "no such name"}),
+    ],
+)
+def test_a_question_offers_the_names_of_the_tables(kind: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(eaves.ConfigError) as refused:
+        eaves.PlanConfig(**settings)
+    offered = str(refused.value).partition("choose from: ")[2].split(", ")
+    others = {"this", "FILE.json (of eaves profile)"} if kind == "device" else set()
+    assert sorted({*offered} - others) == NAMES[kind]
 
 
 def _help(
@@ -235,6 +351,16 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert sorted(usage[1].split(",")) == sorted(OPTIONS)
 
 
+def test_help_of_a_plan_names_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(_help(["plan"], monkeypatch, capsys).split())
+    for flag, kind in (("methods", "method to answer by"), ("objective", "objective")):
+        described = text.partition(f"--{flag} ")[2].partition("(default")[0]
+        for name in NAMES[kind]:
+            assert re.search(rf"\b{name}\b", described), name
+
+
 @pytest.mark.parametrize("command", OPTIONS)
 def test_flags(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -252,6 +378,11 @@ def test_flags(
         (["data", "cifar10"], 1),  # no data root: the world lacks something
         (["train", "--epochs", "0"], 2),
         (["cuts", "no-such-net"], 2),
+        (["devices"], 0),
+        (["plan", "--edge", "no-such-device"], 2),
+        (["plan", "--edge", "no-such-file.json"], 2),
+        (["plan", "--edge", "phone", "--cloud", "a100", "--profile", __file__], 1),  # no profile
+        (["profile", "--batch-size", "1"], 2),
     ],
 )
 def test_exit_codes(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,16 @@ if TYPE_CHECKING:
         StorageError,
     )
     from eaves.experiments.config import TrainConfig, load_config
+    from eaves.experiments.planconfig import PlanConfig, ProfileConfig
+    from eaves.experiments.planning import plan
+    from eaves.experiments.profiling import take_profile
     from eaves.experiments.record import RunRecord
     from eaves.experiments.run import PhaseProgress, run
     from eaves.nets.build import build_net
+    from eaves.planner.devices import DeviceSpec
+    from eaves.planner.profile import Profile, load_profile
+    from eaves.planner.search import Plan
+    from eaves.planner.simulate import Fleet, simulate
 
 _HOMES = {
     "codecs.base": ("Codec", "parse_codec"),
@@ -51,9 +58,16 @@ _HOMES = {
         "StorageError",
     ),
     "experiments.config": ("TrainConfig", "load_config"),
+    "experiments.planconfig": ("PlanConfig", "ProfileConfig"),
+    "experiments.planning": ("plan",),
+    "experiments.profiling": ("take_profile",),
     "experiments.record": ("RunRecord",),
     "experiments.run": ("PhaseProgress", "run"),
     "nets.build": ("build_net",),
+    "planner.devices": ("DeviceSpec",),
+    "planner.profile": ("Profile", "load_profile"),
+    "planner.search": ("Plan",),
+    "planner.simulate": ("Fleet", "simulate"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -63,12 +77,18 @@ __all__ = [
     "ConfigError",
     "CutError",
     "DataError",
+    "DeviceSpec",
     "DivergedError",
     "EavesError",
     "EntropyBelow",
+    "Fleet",
     "LinkSpec",
     "PayloadError",
     "PhaseProgress",
+    "Plan",
+    "PlanConfig",
+    "Profile",
+    "ProfileConfig",
     "RunRecord",
     "SplitNet",
     "StagedNet",
@@ -81,10 +101,14 @@ __all__ = [
     "exit_head",
     "load_config",
     "load_dataset",
+    "load_profile",
     "parse_codec",
     "parse_link",
+    "plan",
     "run",
+    "simulate",
     "split_at",
+    "take_profile",
     "with_bottleneck",
 ]
 

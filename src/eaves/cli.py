@@ -14,6 +14,7 @@ import tyro
 
 from eaves.errors import ConfigError, EavesError
 from eaves.experiments.config import TrainConfig, load_config, resumed_config
+from eaves.experiments.planconfig import PlanConfig, ProfileConfig, parse_shape
 
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -79,7 +80,7 @@ class Cuts:
         """Print the table."""
         from eaves.report.choices import show_cuts
 
-        shape = _shape(self.input)
+        shape = parse_shape(self.input)
         return show_cuts(self.net, shape, self.classes, self.stem, as_json=self.json)
 
 
@@ -108,7 +109,78 @@ class Data:
         return show_data(self.data_root, as_json=self.json)
 
 
-Command = Train | Nets | Cuts | Data
+@final
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Measure what each stage of a net costs on this machine, for plans made here or elsewhere."""
+
+    settings: Annotated[ProfileConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ProfileConfig
+    )
+    out: Path | None = None
+    """Write the profile here, as JSON that `eaves plan` reads."""
+    seconds: float = 10.0
+    """Repeat the timing for this long."""
+    json: bool = False
+    """Print the profile as JSON, and no tables."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from eaves.report.planning import show_profile
+
+        return show_profile(self.settings, out=self.out, seconds=self.seconds, as_json=self.json)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say where to cut, with which method and codec, and what that will cost.
+
+    With no flags: a small net on this machine, with 3G to a cloud as fast as it.
+    """
+
+    settings: Annotated[ProfileConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ProfileConfig
+    )
+    question: Annotated[PlanConfig, tyro.conf.arg(name="")] = field(default_factory=PlanConfig)
+    all: bool = False
+    """Print every combination, not the best of each method at each cut alone."""
+    plot: Path | None = None
+    """Draw time, memory and the Pareto front into this file (.png, .pdf or .svg)."""
+    write_config: Path | None = None
+    """Write the best as a configuration for `eaves train --config`."""
+    json: bool = False
+    """Print the plan as one line of JSON, and no table."""
+
+    def run(self) -> int:
+        """Plan and print."""
+        from eaves.report.planning import Outputs, show_plan
+
+        outputs = Outputs(
+            as_json=self.json,
+            everything=self.all,
+            plot=self.plot,
+            write_config=self.write_config,
+        )
+        return show_plan(self.settings, self.question, outputs)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """List the preset devices that a plan can be made for, and where their figures come from."""
+
+    json: bool = False
+    """Print a line of JSON for each."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from eaves.report.plans import show_devices
+
+        return show_devices(as_json=self.json)
+
+
+Command = Train | Plan | Profile | Nets | Cuts | Devices | Data
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -116,7 +188,7 @@ def parse(argv: Sequence[str]) -> Command:
     base = Train(settings=_base_settings(argv))
     train = Annotated[Train, tyro.conf.subcommand("train", default=base)]
     command: Command = tyro.cli(
-        train | Nets | Cuts | Data,
+        train | Plan | Profile | Nets | Cuts | Devices | Data,
         args=list(argv),
         prog="eaves",
         description="Train one neural network divided between an edge device and a cloud.",
@@ -142,14 +214,6 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
         if word.startswith(flag + "="):
             return word.removeprefix(flag + "=")
     return None
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    sides = text.lower().split("x")
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise ConfigError(f"expected --input as CxHxW, as in 3x32x32, got {text!r}")
-    channels, height, width = map(int, sides)
-    return channels, height, width
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from eaves.core.optimise import OneCycle, Optimised
+from eaves.core.optimise import OneCycle, Optimised, precision_of
 from eaves.core.state import State
 from eaves.errors import ConfigError, DivergedError, StateError
 
@@ -89,6 +89,35 @@ def test_the_weights_move_as_torch_moves_them() -> None:
     assert part.steps == 4
     pairs = zip(part.modules["net"].parameters(), net.parameters(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("by_gradient", [False, True])
+def test_a_step_is_backward_and_then_update(by_gradient: bool) -> None:
+    whole, halves = _part(), _part()
+    for i in range(3):
+        x = torch.randn(6, 5, generator=torch.Generator().manual_seed(i))
+        z, y = whole.modules["net"](x), halves.modules["net"](x)
+        gradient = torch.full_like(z, 0.1) if by_gradient else None
+        whole.descend(z if by_gradient else z.sum(), gradient)
+        halves.backward(y if by_gradient else y.sum(), gradient)
+        assert halves.steps == i
+        halves.update()
+        assert _same(halves.state(), whole.state())
+
+
+def test_backward_changes_no_weight_and_forgets_the_gradients_before() -> None:
+    part = _part()
+    part.modules.eval()  # BatchNorm's statistics do change in a forward pass
+    before = part.state()
+    weight = next(part.modules.parameters())
+    x = torch.ones(2, 5)
+    part.backward(part.modules["net"](x).square().sum())
+    assert weight.grad is not None
+    first = weight.grad.clone()
+    part.backward(part.modules["net"](x).square().sum())
+    assert torch.equal(weight.grad, first)
+    assert first.any()
+    assert _same(part.state(), before)
 
 
 # The state
@@ -206,6 +235,15 @@ def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32() -> None:
     exact = _part()
     with exact.forward():
         assert exact.modules["net"](torch.ones(2, 5)).dtype == torch.float32
+
+
+def test_the_precision_is_that_of_the_schedule_inside_alone() -> None:
+    net, x = nn.Linear(5, 3), torch.ones(2, 5)
+    with precision_of(OneCycle(total_steps=1, precision="bf16"), CPU):
+        assert net(x).dtype == torch.bfloat16
+        with precision_of(OneCycle(total_steps=1), CPU):
+            assert net(x).dtype == torch.float32
+    assert net(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("momentum", "copies"), [(0.0, 2), (0.9, 3)])

@@ -7,7 +7,7 @@ from torch import nn
 
 from eaves.errors import ConfigError, CutError, DataError
 from eaves.experiments.build import METHODS, build_job, pick_device
-from eaves.experiments.config import _CHOICES, TrainConfig
+from eaves.experiments.config import CHOICES, TrainConfig
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=3)
 
@@ -17,7 +17,7 @@ def mlp(classes: int = 10) -> nn.Module:
 
 
 def test_the_table_of_methods_is_the_one_that_configurations_know() -> None:
-    assert tuple(METHODS) == _CHOICES["method"]
+    assert tuple(METHODS) == CHOICES["method"]
 
 
 @pytest.mark.parametrize("method", METHODS)

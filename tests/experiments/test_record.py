@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from eaves.audit.rates import Rate
+from eaves.core.rates import Rate
 from eaves.experiments.build import build_job
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.record import record_of

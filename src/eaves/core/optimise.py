@@ -43,6 +43,11 @@ class OneCycle:
         return self.lr * (1 + cos(pi * min(1.0, (step + 1 - rising) / falling))) / 2
 
 
+def precision_of(schedule: OneCycle, device: torch.device) -> torch.autocast:
+    """Return the context in which a forward pass has the precision of ``schedule``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16")
+
+
 @final
 class Optimised:
     """Modules that are trained together, their optimiser, and where they stand in the schedule.
@@ -78,9 +83,8 @@ class Optimised:
 
         Set ``modules`` to training or evaluation before: in evaluation nothing is drawn.
         """
-        wanted = self.schedule.precision == "bf16"
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
-        with autocast, self._draws.own() if self.modules.training else nullcontext():
+        precision = precision_of(self.schedule, self.device)
+        with precision, self._draws.own() if self.modules.training else nullcontext():
             yield
 
     def descend(self, loss: Tensor, gradient: Tensor | None = None) -> float:
@@ -95,13 +99,21 @@ class Optimised:
                 f"the loss is {value} at step {self.steps}; "
                 "lower the learning rate, or use fp32 if this is bf16"
             )
+        self.backward(loss, gradient)
+        self.update()
+        return value
+
+    def backward(self, loss: Tensor, gradient: Tensor | None = None) -> None:
+        """Compute the gradients of ``loss``, or of a tensor whose ``gradient`` is given."""
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, gradient)
+
+    def update(self) -> None:
+        """Change the weights by their gradients, at the rate of this step of the schedule."""
         for group in self._optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.steps)
         self._optimiser.step()
         self.steps += 1
-        return value
 
     def state(self) -> State:
         """Return a copy of weights, optimiser and generator state, and step count."""

@@ -15,7 +15,7 @@ from typing import Any, final, get_args
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("hierarchical", "full-cloud", "full-edge", "split"),
     "exit": ("conv", "linear", "mlp"),
     "send": ("every-epoch", "once"),
@@ -99,17 +99,16 @@ class TrainConfig:
     """Folder for the record, the bundle and the checkpoint."""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(name.replace("_", "-"), str(getattr(self, name)), choices)
+        for name in CHOICES:
+            expect_choice(self, name)
         for name in ("epochs", "batch_size", "copies", "threads"):
-            self._expect_at_least(name, 1)
+            expect_at_least(self, name, 1)
         for name in ("train_samples", "max_steps", "bottleneck", "cloud_epochs", "image_size"):
             if getattr(self, name) is not None:
-                self._expect_at_least(name, 1)
-        self._expect_between("edge_slowdown", 1, 1e4)
-        self._expect_between("lr", 1e-9, 1e3)
-        self._expect_between("checkpoint_s", 0, 1e9)
+                expect_at_least(self, name, 1)
+        expect_between(self, "edge_slowdown", 1, 1e4)
+        expect_between(self, "lr", 1e-9, 1e3)
+        expect_between(self, "checkpoint_s", 0, 1e9)
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"expected a seed from 0 to {2**31 - 1}, got {self.seed}")
         self._check_combinations()
@@ -128,16 +127,6 @@ class TrainConfig:
                 f"{self.copies} copies need as many epochs of the cloud or more, "
                 f"got {self.cloud_epochs or self.epochs}"
             )
-
-    def _expect_at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
-
-    def _expect_between(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not (isinstance(value, int | float) and low <= value <= high):
-            raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
 
     def link_spec(self) -> LinkSpec:
         """Return the link that ``link`` names."""
@@ -164,6 +153,26 @@ class TrainConfig:
         3
         """
         return "".join(f"{k} = {_toml(v)}\n" for k, v in self.to_dict().items())
+
+
+def expect_at_least(config: object, name: str, least: int) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``."""
+    value = getattr(config, name)
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
+
+
+def expect_between(config: object, name: str, low: float, high: float) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is no number from low to high."""
+    value = getattr(config, name)
+    if not (isinstance(value, int | float) and low <= value <= high):
+        raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
+
+
+def expect_choice(config: object, name: str) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is none of :data:`CHOICES`."""
+    if (value := getattr(config, name)) not in CHOICES[name]:
+        raise unknown(name.replace("_", "-"), str(value), CHOICES[name])
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -1,15 +1,14 @@
 """What each cut of a net means: what crosses there, and how much of the net the edge holds."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from math import prod
 from typing import final
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from eaves.core.modes import modes_kept
 from eaves.core.net import StagedNet
+from eaves.planner.analyse import analyse_chain
 
 
 @final
@@ -29,21 +28,15 @@ def cut_facts(net: StagedNet, input_shape: Sequence[int]) -> list[CutFacts]:
 
     Multiply-accumulates are those of convolutions and matrix products; the rest is not counted.
     """
-    x, shapes, macs, params = torch.zeros(1, *input_shape), [], [], []
-    with modes_kept(net), torch.no_grad():
-        for _, stage in net.eval().stages():
-            with FlopCounterMode(display=False) as counter:
-                x = stage(x)
-            shapes.append(tuple(x.shape[1:]))
-            macs.append(counter.get_total_flops() / 2)
-            params.append(sum(p.numel() for p in stage.parameters()))
+    stages = analyse_chain(dict(net.stages()), torch.zeros(1, *input_shape), nullcontext)
+    macs, params = [s.forward_macs for s in stages], [s.params for s in stages]
     return [
         CutFacts(
-            cut=name,
-            feature_shape=shapes[i],
-            values=prod(shapes[i]),
+            cut=stage.name,
+            feature_shape=stage.output_shape,
+            values=stage.values,
             edge_macs=sum(macs[: i + 1]) / max(1, sum(macs)),
             edge_params=sum(params[: i + 1]) / max(1, sum(params)),
         )
-        for i, name in enumerate(net.names[:-1])
+        for i, stage in enumerate(stages[:-1])
     ]

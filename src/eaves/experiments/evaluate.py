@@ -3,8 +3,8 @@
 Dimension key:  B batch   K classes
 """
 
-from eaves.audit.rates import Rate
 from eaves.codecs.base import Codec
+from eaves.core.rates import Rate
 from eaves.data.batches import batches
 from eaves.data.source import Source
 from eaves.methods.setup import Method

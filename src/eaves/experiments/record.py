@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eaves import __version__
-from eaves.audit.rates import Rate
+from eaves.core.rates import Rate
 from eaves.experiments.build import Job
 from eaves.runtime.meters import Totals
 
@@ -74,8 +74,8 @@ def record_of(
         seed=config.seed,
         config_hash=config.hash(),
         config=config.to_dict(),
-        versions=_versions(),
-        hardware=_hardware(config.threads),
+        versions=versions(),
+        hardware=hardware(config.threads),
         accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
         time=_times(totals),
         bytes={
@@ -99,7 +99,8 @@ def _times(totals: Totals) -> dict[str, float]:
     return {name: round(seconds, 4) for name, seconds in times.items()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
     return {
         "eaves": __version__,
         "python": platform.python_version(),
@@ -108,7 +109,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _hardware(threads: int) -> dict[str, Any]:
+def hardware(threads: int) -> dict[str, Any]:
+    """Return what this machine is."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads_per_side": threads, "gpu": gpu}
 

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from eaves.audit.rates import Rate
+from eaves.core.rates import Rate
 from eaves.core.state import State
 from eaves.errors import StateError
 from eaves.experiments.build import Job, build_job

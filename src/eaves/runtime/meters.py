@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar, final
 
+from torch import nn
+
 from eaves.core.memory import kept_for_backward
 from eaves.core.roles import Learner, Losses
 
@@ -75,7 +77,9 @@ class Smoothed:
             result, losses = body()
             peak_bytes = 0
         else:
-            with kept_for_backward() as kept:
+            modules = learner.part.modules if learner.part else nn.ModuleDict()
+            held = (*modules.parameters(), *modules.buffers())  # the state has them already
+            with kept_for_backward(but=held) as kept:
                 result, losses = body()
             peak_bytes = learner.state_bytes() + kept.total + given_bytes
         self.add(losses)

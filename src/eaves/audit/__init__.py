@@ -1,1 +1,0 @@
-"""Measured claims: rates with their intervals and chance levels."""

@@ -1,0 +1,1 @@
+"""Predict what a divided net costs, before anything is deployed."""

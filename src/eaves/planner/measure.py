@@ -1,0 +1,286 @@
+"""Take a profile of a net on this machine: what is counted, timed, coded and held.
+
+Dimension key:  B batch   K classes
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from statistics import mean
+from time import perf_counter
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from eaves.codecs.base import decode, parse_codec
+from eaves.codecs.upload import pack_upload, unpack_upload
+from eaves.core.exits import exit_head
+from eaves.core.memory import peak_of_tensors
+from eaves.core.net import StagedNet
+from eaves.core.optimise import OneCycle, precision_of
+from eaves.core.roles import Batch
+from eaves.planner.analyse import analyse_chain
+from eaves.planner.profile import (
+    INPUT,
+    CodecCost,
+    Profile,
+    Stage,
+    Subject,
+    reply_to,
+    structure_digest,
+)
+from eaves.planner.timing import Chain, Clock, Piece, contention, step_exit
+
+_NEEDS_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+_LEAST_REPEATS = 3
+_CODED_BATCHES = 2
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under which conditions a profile is taken, besides the net itself."""
+
+    net: str
+    """How the net is called: it goes into the profile."""
+    stem: str | None
+    classes: int
+    exit: str
+    schedule: OneCycle
+    device: torch.device
+    codecs: tuple[str, ...]
+    input_codecs: tuple[str, ...]
+    reply_codec: str
+    version: str
+    machine: Mapping[str, Any]
+    payloads_from: str
+    samples: int | None
+    timed: bool = True
+    """False: count everything and time the codecs alone, for plans on other devices only."""
+    together: bool = True
+    """Also time two steps at once, for plans with both sides on this machine."""
+    budget_s: float = 10.0
+    """Seconds after which no repeat of the timing begins. There are three at least, besides the
+    warm-up; two of what matters less: exits, inference, and parts that pass no gradient on."""
+
+
+def measure(
+    net: StagedNet, normalise: nn.Module, batches: Iterator[Batch], conditions: Conditions
+) -> Iterator[str | Profile]:
+    """Take the profile of ``net`` on raw inputs: yield what is being done, then the profile.
+
+    ``batches`` yields as many as are asked for. The weights of ``net`` change: it takes steps.
+    """
+    yield "counting work and memory"
+    stages = dict(net.stages())
+    first = net.names[0]
+    stages[first] = nn.Sequential(normalise, stages[first])
+    schedule, device = conditions.schedule, conditions.device
+    batch, clock = next(batches), Clock(device)
+    facts, exit_facts, heads = _counted(stages, batch, conditions)
+    yield "timing stages" if conditions.timed else "coding features"
+    chain = Chain(stages, schedule, device)
+    exits = {cut: Piece(head, schedule, device) for cut, head in heads.items()}
+    coded = _repeat(chain, exits, batches, clock, conditions)
+    beside = 1.0
+    if conditions.timed:
+        facts = [replace(fact, times=clock.times(fact.name)) for fact in facts]
+        exit_facts = {
+            cut: replace(fact, times=clock.exit_times(f"{cut}/exit"))
+            for cut, fact in exit_facts.items()
+        }
+    if conditions.timed and conditions.together:
+        yield "timing two at once"
+        pair = (chain, Chain(deepcopy(stages), schedule, device))
+        beside = contention(pair, batch, Clock(device), sum(map(_step_s, facts)))
+    yield "measuring memory"
+    peaks = _peaks(stages, heads, batch, conditions)
+    yield Profile(
+        subject=_subject(facts, batch, conditions),
+        machine=conditions.machine,
+        payloads_from=conditions.payloads_from,
+        samples=conditions.samples,
+        fetch=clock.seconds("batch", "fetch"),
+        contention=beside,
+        stages=tuple(facts),
+        exits=exit_facts,
+        codecs=coded,
+        peak_bytes=peaks,
+    )
+
+
+def _counted(
+    stages: Mapping[str, nn.Module], batch: Batch, conditions: Conditions
+) -> tuple[list[Stage], dict[str, Stage], dict[str, nn.Module]]:
+    """Return the facts of every stage and exit, without times, and the exits themselves."""
+    forward = partial(precision_of, conditions.schedule, torch.device("cpu"))
+    facts = analyse_chain(stages, batch.inputs, forward)
+    heads, found = {}, {}
+    for stage in facts[:-1]:
+        heads[stage.name] = exit_head(conditions.exit, stage.output_shape, conditions.classes)
+        z = torch.zeros(()).expand(len(batch.labels), *stage.output_shape)
+        found[stage.name] = analyse_chain({"exit": heads[stage.name]}, z, forward)[0]
+    return facts, found, heads
+
+
+def _step_s(stage: Stage) -> float:
+    times = stage.times
+    assert times is not None
+    return times.forward.median_s + times.backward.median_s + times.update.median_s
+
+
+def _subject(facts: Sequence[Stage], batch: Batch, conditions: Conditions) -> Subject:
+    return Subject(
+        net=conditions.net,
+        stem=conditions.stem,
+        input_shape=tuple(batch.inputs.shape[1:]),
+        classes=conditions.classes,
+        batch_size=len(batch.labels),
+        precision=conditions.schedule.precision,
+        exit=conditions.exit,
+        version=conditions.version,
+        structure=structure_digest(facts),
+    )
+
+
+@final
+class _Coding:
+    """Codes what crosses at each cut, and adds up sizes and times."""
+
+    def __init__(self, conditions: Conditions, cuts: Sequence[str]):
+        self._clock = Clock(torch.device("cpu"))
+        self._bytes: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._conditions, self._cuts = conditions, cuts
+
+    def add(self, chain: Chain, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Code one batch of inputs, features and gradients."""
+        for text in self._conditions.input_codecs:
+            self._upload(INPUT, text, batch.inputs, batch.labels)
+        for cut in self._cuts:
+            for text in self._conditions.codecs:
+                self._upload(cut, text, outputs[cut].detach(), batch.labels)
+            self._reply(reply_to(cut), self._conditions.reply_codec, chain.gradient(cut))
+
+    def _upload(self, cut: str, text: str, x: Tensor, labels_B: Tensor) -> None:
+        codec = parse_codec(text)
+        with self._clock.time(f"{cut} {codec.name}", "encode"):
+            data = pack_upload(x, labels_B, codec)
+        with self._clock.time(f"{cut} {codec.name}", "decode"):
+            unpack_upload(data)
+        self._bytes[cut, codec.name].append(len(data) / len(labels_B))
+
+    def _reply(self, cut: str, text: str, gradient: Tensor) -> None:
+        codec = parse_codec(text)
+        with self._clock.time(f"{cut} {codec.name}", "encode"):
+            data = codec.encode(gradient)
+        with self._clock.time(f"{cut} {codec.name}", "decode"):
+            decode(data)
+        self._bytes[cut, codec.name].append(len(data) / len(gradient))
+
+    def costs(self) -> dict[str, tuple[CodecCost, ...]]:
+        """Return the figures by cut."""
+        found: dict[str, tuple[CodecCost, ...]] = {}
+        for (cut, name), sizes in self._bytes.items():
+            cost = CodecCost(
+                codec=name,
+                bytes_per_sample=mean(sizes),
+                encode=self._clock.seconds(f"{cut} {name}", "encode"),
+                decode=self._clock.seconds(f"{cut} {name}", "decode"),
+            )
+            found[cut] = (*found.get(cut, ()), cost)
+        return found
+
+
+def _repeat(
+    chain: Chain,
+    exits: Mapping[str, Piece],
+    batches: Iterator[Batch],
+    clock: Clock,
+    conditions: Conditions,
+) -> dict[str, tuple[CodecCost, ...]]:
+    """Take steps until the budget is spent, the first as a warm-up; return the codecs' figures.
+
+    Where nothing is timed, as many as are coded.
+    """
+    coding, started = _Coding(conditions, list(exits)), perf_counter()
+    warmups = 1 if conditions.timed else 0
+    least = warmups + (_LEAST_REPEATS if conditions.timed else _CODED_BATCHES)
+    for repeat in count():
+        in_time = conditions.timed and perf_counter() - started < conditions.budget_s
+        if repeat >= least and not in_time:
+            break
+        with clock.time("batch", "fetch"):
+            batch = next(batches)
+        outputs = chain.step(batch, clock)
+        if conditions.timed and (repeat < _LEAST_REPEATS or in_time):
+            chain.step(batch, clock, linked=False)
+            chain.infer(batch, clock)
+            for cut, piece in exits.items():
+                step_exit(piece, f"{cut}/exit", outputs[cut].detach(), batch.labels, clock)
+        if repeat < warmups:
+            clock.forget()
+        elif repeat < warmups + _CODED_BATCHES:
+            coding.add(chain, outputs, batch)
+    return coding.costs()
+
+
+def _peaks(
+    stages: Mapping[str, nn.Module],
+    exits: Mapping[str, nn.Module],
+    batch: Batch,
+    conditions: Conditions,
+) -> dict[str, int]:
+    """Return the peak of all tensors while each edge part learns by its exit, and the whole net.
+
+    On a CPU the step is gone through without computing it: every tensor is there but its values.
+    Parts that need values to know their shapes are left out.
+    """
+    found = {}
+    for i, name in enumerate(stages):
+        part = [*list(stages.values())[: i + 1], *([exits[name]] if name in exits else [])]
+        with suppress(*_NEEDS_VALUES):
+            found[name] = _peak_bytes(nn.Sequential(*part), batch, conditions)
+    return found
+
+
+def _peak_bytes(part: nn.Module, batch: Batch, conditions: Conditions) -> int:
+    device = conditions.device
+    # A module may hold tensors that are neither weights nor buffers: they stay what they are.
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if device.type == "cpu" else nullcontext()
+
+    def stand_in(x: Tensor) -> Tensor:
+        if isinstance(mode, FakeTensorMode):
+            return mode.from_tensor(x)
+        return x.detach().to(device, copy=True)
+
+    with mode, peak_of_tensors(device) as peak:
+        weights = {k: stand_in(w.detach()).requires_grad_() for k, w in part.named_parameters()}
+        buffers = {k: stand_in(b) for k, b in part.named_buffers()}
+        x, labels_B = stand_in(batch.inputs), stand_in(batch.labels)
+        for tensor in (*weights.values(), *buffers.values(), x):
+            peak.add(tensor)
+        # As in every step but the first: momentum is there, and gradients until the next ones.
+        momentum, before = ([torch.empty_like(w) for w in weights.values()] for _ in range(2))
+        with precision_of(conditions.schedule, device):
+            loss = cross_entropy(functional_call(part, {**weights, **buffers}, (x,)), labels_B)
+        del before
+        torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        del momentum
+    return peak.total
