@@ -1,6 +1,6 @@
 """Predicted against measured: what a plan says an epoch takes, and what it then takes.
 
-    python benchmarks/planner.py [--data-root DIR] [--nets resnet18 vgg16] [--out FILE.json]
+    python benchmarks/planner.py --data-root DIR [--nets resnet18 vgg16] [--out FILE.json]
 
 For each net a profile is taken once, on this machine. Then each configuration is trained for an
 epoch of --batches batches, over the emulated link, and its wall time is set against the plan's:
@@ -9,7 +9,7 @@ both sides on this machine, one thread each. Prints a row for each, the median a
 best is than the one that was measured to be the best (target: 5 %). The cuts are hierarchical,
 their codec is int8+zstd; payload sizes are those of the untrained net in the profile.
 
-Without a data root the images are made up, in the profile and in the runs alike.
+A run that another process disturbs is measured too long: use a quiet machine.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-root", type=Path, help="folder that holds cifar-10-batches-bin")
+    parser.add_argument("--data-root", type=Path, required=True, help="holds cifar-10-batches-bin")
     parser.add_argument("--nets", nargs="+", default=list(CUTS), choices=list(CUTS))
     parser.add_argument("--batches", type=int, default=20, help="of 128, in an epoch")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
@@ -118,7 +118,7 @@ def measured(net: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def profile_of(net: str, options: argparse.Namespace) -> Profile:
     settings = ProfileConfig(
         net=net,
-        data=None if options.data_root is None else "cifar10",
+        data="cifar10",
         data_root=options.data_root,
         precision=options.precision,
         codecs=CODEC,

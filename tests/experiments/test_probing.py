@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -70,6 +71,13 @@ def test_a_probe_is_the_training_that_its_way_names(
     assert divided["cloud"] != divided["exit"]
     assert answers["hierarchical"] == divided["cloud"]
     assert answers["full-cloud"] == trained(tmp_path / "2", method="full-cloud", **own)["cloud"]
+
+
+def test_a_probe_waits_for_no_link(figures: Profile) -> None:
+    """A batch of 65 kB would take 26 s."""
+    started = monotonic()
+    probed(figures, probe=1, methods="hierarchical", cuts="conv3", link="0.02,delay=500ms")
+    assert monotonic() - started < 15
 
 
 def test_what_limits_refuse_is_not_trained_but_to_compare_with(figures: Profile) -> None:

@@ -86,7 +86,7 @@ def _profiles(draw: st.DrawFn) -> Profile:
         payloads_from=draw(NAMES),
         samples=draw(st.none() | COUNTS),
         fetch=draw(SECONDS),
-        contention=draw(SOME),
+        contention=1.0 + draw(SOME),
         stages=tuple(draw(_stages(name)) for name in names),
         exits={cut: draw(_stages("exit")) for cut in cuts},
         codecs={where: draw(COSTS) for where in sent},
@@ -236,6 +236,7 @@ def test_another_kind_of_thing_is_refused(edge: Profile, name: str, value: Any) 
         (("machine",), ["x86"]),
         (("payloads_from",), 7),
         (("contention",), 0),
+        (("contention",), 0.99),
         (("peak_bytes", "a"), 0),
         (("stages", 0, "output_shape"), [4, -8, 8]),
         (("stages", 0, "name"), None),
@@ -451,9 +452,16 @@ def test_a_codec_is_found_by_cut_and_name(edge: Profile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "known"), [("a", "int8, int4"), (INPUT, "raw, png"), ("nowhere", "none")]
+    ("cut", "known", "flag"),
+    [
+        ("a", "int8, int4", "codecs"),
+        (INPUT, "raw, png", "input-codecs"),
+        ("nowhere", "none", "codecs"),
+    ],
 )
-def test_a_codec_without_figures_says_how_to_get_them(edge: Profile, cut: str, known: str) -> None:
-    message = f"no figures for the codec 'zfp' at '{cut}', only for: {known}; .*--codecs zfp"
+def test_a_codec_without_figures_says_how_to_get_them(
+    edge: Profile, cut: str, known: str, flag: str
+) -> None:
+    message = f"no figures for the codec 'zfp' at '{cut}', only for: {known}; .*--{flag} zfp"
     with pytest.raises(ConfigError, match=message):
         edge.codec(cut, "zfp")

@@ -443,7 +443,7 @@ def test_a_plan_from_profile_to_verdict(scenario: Scenario, edge: Profile) -> No
     plan = choose(known, rows_of(known, found), Limits(edge_memory_bytes=20_000), objective="bytes")
     silent = [v for v in plan.verdicts if v.row.candidate.method == "full-edge"]
     assert silent[0].refused == ("edge memory 50.0 kB above 20.0 kB",)  # its measured peak
-    # The smallest payload of the net, sent once in 8 epochs. Hierarchical training at `c` sends as
-    # little, but its measured peak is too large; that of PriPHiT is not known.
-    assert str(plan.best.candidate) == "priphit c int4 once"
-    assert plan.best.cost.bytes_per_sample == 17 / 8
+    # The smallest payload of the net is at `c`, but the measured peak there is too large, and
+    # PriPHiT's adversaries come on top of it.
+    assert str(plan.best.candidate) == "full-cloud png once"
+    assert plan.best.cost.bytes_per_sample == 97 / 8

@@ -21,7 +21,7 @@ from eaves.report import planning
 
 Eaves = Callable[..., Any]  # the command: takes its words, returns how it ended
 
-WRONG = (None, "many", "[/b]", -1, 0, 1.5, 1e300, True, [], {}, [1], {"a": 1})
+WRONG: tuple[Any, ...] = (None, "many", "[/b]", -1, 0, 1.5, 1e300, True, [], {}, [1], {"a": 1})
 TAKEN = ("--input", "1x8x8", "--batch-size", "16", "--codecs", "int8,int4+zstd", "--device", "cpu")
 
 
@@ -518,9 +518,9 @@ def test_a_damaged_profile_is_the_worlds_fault(
 def places(facts: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path to every value in JSON."""
     yield path
-    items = facts.items() if isinstance(facts, dict) else enumerate(facts)
-    for key, value in items if isinstance(facts, dict | list) else ():
-        yield from places(value, (*path, key))
+    if isinstance(facts, dict | list):
+        for key, value in facts.items() if isinstance(facts, dict) else enumerate(facts):
+            yield from places(value, (*path, key))
 
 
 def changed(facts: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -539,7 +539,7 @@ def test_whatever_one_value_of_a_profile_is_nothing_breaks(
     rng, facts = random.Random(0), json.loads(profile_file.read_text())
     everywhere = list(places(facts))[1:]
     ends = []
-    for _ in range(300):
+    for _ in range(150):
         path, value = rng.choice(everywhere), rng.choice(WRONG)
         profile_file.write_text(json.dumps(changed(facts, path, value)))
         ended = eaves("plan", "--edge", profile_file, "--cloud", "a100", "--methods", "split")

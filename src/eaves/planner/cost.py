@@ -58,7 +58,7 @@ class Cost:
     cloud_memory_bytes: float
     """Of the cloud, by the formula."""
     peak_bytes: int | None
-    """Of the edge, as measured; None where it was not."""
+    """Of the edge, as measured, or of what it holds besides more; None where it was not."""
     energy_j: float | None
     """Of the edge, radio included; None where watts or joules per bit are not known."""
 
@@ -85,8 +85,9 @@ def training_cost(scenario: Scenario, candidate: Candidate) -> Cost:
     if candidate.send == "once" and candidate.method not in ONCE:
         raise ConfigError(f"{candidate.method} cannot send once, only: {', '.join(ONCE)}")
     phases, held = TRAINING[candidate.method](scenario, candidate)
-    last = scenario.edge.stages[-1].name
-    where = {"hierarchical": candidate.cut, "full-edge": last}.get(candidate.method)
+    # PriPHiT's edge holds that of hierarchical training and its adversaries besides.
+    cut, whole = candidate.cut, scenario.edge.stages[-1].name
+    where = {"hierarchical": cut, "priphit": cut, "full-edge": whole}.get(candidate.method)
     peak_bytes = scenario.edge.peak_bytes.get(where or "")
     return _cost(scenario, phases, scenario.epochs, held, peak_bytes)
 

@@ -167,7 +167,8 @@ class Profile:
         if name not in known:
             raise ConfigError(
                 f"the profile has no figures for the codec {name!r} at '{cut}', only for: "
-                f"{', '.join(known) or 'none'}; take it again with --codecs {name}"
+                f"{', '.join(known) or 'none'}; take it again with "
+                f"{'--input-codecs' if cut == INPUT else '--codecs'} {name}"
             )
         return known[name]
 
@@ -249,7 +250,7 @@ def _profile(facts: dict[str, Any]) -> Profile:
             "payloads_from": _expect(str, facts["payloads_from"]),
             "samples": None if samples is None else _count(samples),
             "fetch": _seconds(facts["fetch"]),
-            "contention": _positive(facts["contention"]),
+            "contention": _one_or_more(facts["contention"]),
             "stages": tuple(map(_stage, facts["stages"])),
             "exits": {cut: _stage(stage) for cut, stage in facts["exits"].items()},
             "codecs": {cut: tuple(map(_codec, costs)) for cut, costs in facts["codecs"].items()},
@@ -334,6 +335,12 @@ def _expect(kind: type[T], value: Any) -> T:
 def _figure(value: Any) -> float:
     if type(value) not in (int, float) or not (isfinite(value) and value >= 0):
         raise ValueError(f"expected a number of 0 or more, got {value!r}")
+    return float(value)
+
+
+def _one_or_more(value: Any) -> float:
+    if not _figure(value) >= 1:
+        raise ValueError(f"expected a number of 1 or more, got {value!r}")
     return float(value)
 
 
