@@ -53,10 +53,6 @@ CLASSES = {
     "Codec.name": "property",
     "ConfidenceAbove": "(*, threshold)",
     "ConfidenceAbove.accepts": "(self, logits_BK)",
-    "DeviceSpec": "(*, about, peak_flops, efficiency, bandwidth_bytes_s, memory_bytes, start_s, "
-    "cpu_slowdown, power, source)",
-    "DeviceSpec.effective_flops": "property",
-    "DeviceSpec.times": "(self, stage, batch_size)",
     "EntropyBelow": "(*, threshold)",
     "EntropyBelow.accepts": "(self, logits_BK)",
     "Fleet": "(*, edges, uploads, period_s, upload_bytes, link, shared_link, serve_fixed_s, "

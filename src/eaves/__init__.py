@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from eaves.experiments.record import RunRecord
     from eaves.experiments.run import PhaseProgress, run
     from eaves.nets.build import build_net
-    from eaves.planner.devices import DeviceSpec
     from eaves.planner.profile import Profile, load_profile
     from eaves.planner.search import Plan
     from eaves.planner.simulate import Fleet, simulate
@@ -64,7 +63,6 @@ _HOMES = {
     "experiments.record": ("RunRecord",),
     "experiments.run": ("PhaseProgress", "run"),
     "nets.build": ("build_net",),
-    "planner.devices": ("DeviceSpec",),
     "planner.profile": ("Profile", "load_profile"),
     "planner.search": ("Plan",),
     "planner.simulate": ("Fleet", "simulate"),
@@ -77,7 +75,6 @@ __all__ = [
     "ConfigError",
     "CutError",
     "DataError",
-    "DeviceSpec",
     "DivergedError",
     "EavesError",
     "EntropyBelow",

@@ -320,6 +320,11 @@ def test_a_plan_of_files_and_presets_measures_nothing(figures: Profile, profile_
             plan(PlanConfig(edge=edge, cloud=cloud))
 
 
+def test_python_does_not_probe(figures: Profile) -> None:
+    with pytest.raises(ConfigError, match="trains nothing: leave probe out"):
+        plan(PlanConfig(probe=5), figures)
+
+
 # Many edges
 
 
@@ -397,6 +402,15 @@ def test_a_way_as_a_run(figures: Profile, way: Candidate, differs: dict[str, Any
     assert (found.data, found.data_root) == ("digits", Path("root"))
     assert (found.device, found.threads, found.edge_slowdown) == ("cpu", 2, 3)
     assert parse_config(found.to_toml(), "-") == found
+
+
+@pytest.mark.parametrize(("samples", "trained_on"), [(500, 500), (5_000, None), (None, None)])
+def test_a_run_takes_no_more_examples_than_there_are(
+    figures: Profile, samples: int | None, trained_on: int | None
+) -> None:
+    where, config = scenario(replace(figures, samples=1_000)), PlanConfig(samples=samples)
+    found = train_config_of(SETTINGS, config, where, Candidate(method="full-edge"))
+    assert found.train_samples == trained_on
 
 
 def test_an_edge_that_is_faster_runs_at_full_speed(figures: Profile) -> None:

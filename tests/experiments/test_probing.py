@@ -1,6 +1,7 @@
 """Short trainings of what a plan leaves: which are trained, for how long, and what comes of it."""
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from eaves.core.rates import Rate
-from eaves.errors import ConfigError
+from eaves.errors import ConfigError, DivergedError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.planconfig import PlanConfig, ProfileConfig
 from eaves.experiments.planning import plan
@@ -27,7 +28,8 @@ def probed(figures: Profile, **settings: Any) -> tuple[list[str], dict[Candidate
     """Return what is said, and what comes in the end."""
     config = PlanConfig(**settings)
     codecs = {where: costs[:1] for where, costs in figures.codecs.items()}
-    found = plan(config, replace(figures, codecs=codecs))
+    unprobed = replace(config, probe=None, max_drop=None, min_accuracy=None)
+    found = plan(unprobed, replace(figures, codecs=codecs))
     *said, last = probe(DIGITS, config, found)
     assert isinstance(last, dict)
     return [str(event) for event in said], last
@@ -89,6 +91,20 @@ def test_what_limits_refuse_is_not_trained_but_to_compare_with(figures: Profile)
     assert {way.method for way in compared} == {"full-edge", "full-cloud"}
 
 
+def test_what_diverges_has_no_accuracy_and_ends_nothing(
+    figures: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(config: TrainConfig) -> Iterator[RunRecord]:
+        if config.method == "split":
+            raise DivergedError("the loss is nan")
+        return (event for event in run(config) if isinstance(event, RunRecord))
+
+    monkeypatch.setattr("eaves.experiments.probing.run", diverging)
+    said, found = probed(figures, probe=1, methods="full-edge,split", cuts="conv3")
+    assert len(said) == 2
+    assert {way.method for way in found} == {"full-edge"}
+
+
 def test_nothing_is_left_behind(
     figures: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,4 +117,4 @@ def test_nothing_is_left_behind(
 def test_a_probe_needs_data(figures: Profile) -> None:
     config = PlanConfig(probe=1, methods="full-edge")
     with pytest.raises(ConfigError, match="training needs data"):
-        list(probe(ProfileConfig(), config, plan(config, figures)))
+        list(probe(ProfileConfig(), config, plan(replace(config, probe=None), figures)))

@@ -365,6 +365,7 @@ def test_a_fleet_is_simulated(eaves: Eaves, profile_file: Path) -> None:
     own = facts(eaves(*words, "--fleet", "50", "--json"))["fleet"]
     shared = facts(eaves(*words, "--fleet", "50", "--shared-link", "--json"))["fleet"]
     assert own["uploads"] == shared["uploads"] == 50 * (1_437 // 128)
+    assert (own["edges"], own["shared_link"], shared["shared_link"]) == (50, False, True)
     assert shared["duration_s"] > 5 * own["duration_s"]
     assert shared["bottleneck"] == "link"
     sentence = eaves(*words, "--fleet", "50", "--shared-link").out.splitlines()[-1]

@@ -65,6 +65,8 @@ def plan(question: PlanConfig, profile: Profile | None = None) -> Plan:
             that leave nothing.
         StateError: a file that is no profile.
     """
+    if question.probe is not None:
+        raise ConfigError("eaves.plan trains nothing: leave probe out, or use `eaves plan --probe`")
     machines = Machines.read(question)
     machines = machines if profile is None else replace(machines, here=profile)
     if machines.need(question)[0]:
@@ -193,10 +195,12 @@ def train_config_of(
             f"`eaves train` cannot run {way}; let the plan choose among: "
             f"--methods {','.join(CHOICES['method'])}"
         )
+    fewer = config.samples is not None and config.samples < (scenario.edge.samples or 0)
     found = TrainConfig(
         method=way.method,
         data=settings.data,
         data_root=settings.data_root,
+        train_samples=config.samples if fewer else None,
         net=subject.net,
         stem=subject.stem,
         cut=way.cut,

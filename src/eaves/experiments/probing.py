@@ -1,11 +1,13 @@
 """Short trainings of what a plan still lets choose from: what accuracy it leads to."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from eaves.core.rates import Rate
+from eaves.errors import DivergedError
 from eaves.experiments.config import CHOICES
 from eaves.experiments.planconfig import PlanConfig, ProfileConfig
 from eaves.experiments.planning import train_config_of
@@ -23,8 +25,8 @@ def probe(
     Yield what is being done, and at last the accuracy of the full answer on the test data. Sending
     once has the accuracy of sending every epoch, since so few batches cannot tell them apart. What
     is known to be trainable is trained; the link and the slowness of the edge are left out, which
-    change no weight. With a limit on the drop, full-cloud is trained even where it is refused: the
-    others are compared with it.
+    change no weight. What diverges has no accuracy. With a limit on the drop, full-cloud is trained
+    even where it is refused: the others are compared with it.
 
     Raises:
         ConfigError: there are no data to train on.
@@ -41,7 +43,8 @@ def probe(
     found: dict[Candidate, Rate] = {}
     for i, way in enumerate(chosen):
         yield f"probe {i + 1} of {len(chosen)}: {way}, {steps} batches"
-        found[way] = _accuracy(settings, config, plan, way)
+        with suppress(DivergedError):  # its accuracy is then not known
+            found[way] = _accuracy(settings, config, plan, way)
     known = {way: found.get(replace(way, send="every-epoch")) for way in ways}
     yield {way: rate for way, rate in known.items() if rate is not None}
 
@@ -51,6 +54,7 @@ def _accuracy(settings: ProfileConfig, config: PlanConfig, plan: Plan, way: Cand
         wanted = train_config_of(settings, config, plan.scenario, way)
         short = replace(
             wanted,
+            train_samples=None,
             link="unlimited",
             edge_slowdown=1.0,
             epochs=config.probe or 1,  # enough, however few batches the data have

@@ -172,7 +172,7 @@ def plan_facts(
         "objective": plan.objective,
         "best": asdict(plan.best.candidate),
         "rows": [_row_facts(verdict) for verdict in plan.verdicts],
-        "fleet": None if fleet is None else {**asdict(fleet[0]), **asdict(fleet[1])},
+        "fleet": None if fleet is None else _fleet_facts(config, *fleet),
     }
 
 
@@ -190,6 +190,11 @@ def _row_facts(verdict: Verdict) -> dict[str, Any]:
         "front": verdict.front,
         "why": verdict.why,
     }
+
+
+def _fleet_facts(config: PlanConfig, way: Candidate, outcome: Outcome) -> dict[str, Any]:
+    asked = {"edges": config.fleet, "shared_link": config.shared_link}
+    return {**asked, **asdict(way), **asdict(outcome)}
 
 
 def fleet_text(edges: int, way: Candidate, outcome: Outcome) -> str:
