@@ -49,7 +49,7 @@ _NEEDS_VALUES = (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-_LEAST_REPEATS = 3
+_LEAST_REPEATS = 2
 _CODED_BATCHES = 2
 
 
@@ -77,8 +77,8 @@ class Conditions:
     together: bool = True
     """Also time two steps at once, for plans with both sides on this machine."""
     budget_s: float = 10.0
-    """Seconds after which no repeat of the timing begins. There are three at least, besides the
-    warm-up; two of what matters less: exits, inference, and parts that pass no gradient on."""
+    """Seconds after which no repeat of the timing begins. There are two at least, besides the
+    warm-up; one of what matters less: exits, inference, and parts that pass no gradient on."""
 
 
 def measure(

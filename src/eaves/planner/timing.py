@@ -25,7 +25,7 @@ from eaves.core.optimise import OneCycle, Optimised, precision_of
 from eaves.core.roles import Batch
 from eaves.planner.profile import Seconds, StageTimes
 
-_CONTENDING_STEPS = 2
+_CONTENDING_STEPS = 1
 _SWITCH_S = 0.0005  # as in the pipeline, whose threads the contention is that of
 
 

@@ -32,7 +32,7 @@ from eaves.report.profiles import codecs_table, stages_table
 from eaves.report.stdout import console
 from eaves.runtime.files import write_atomically
 
-_PLAN_BUDGET_S = 2.5  # of timing, so that a plan answers within seconds
+_PLAN_BUDGET_S = 2.0  # of timing, so that a plan answers within seconds
 _LONGEST_S = 86_400  # of timing for a profile
 
 T = TypeVar("T")
