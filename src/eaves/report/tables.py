@@ -6,6 +6,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from eaves.core.units import bytes_text
+
 Record = Mapping[str, Any]
 
 
@@ -45,11 +47,11 @@ def _row(record: Record, baseline: Record | None) -> list[str]:
         _rate(record["accuracy"]["exit"]),
         f"{seconds:.2f} s",
         "" if record is baseline else saved,
-        _bytes(record["bytes"]["up"] / epochs),
-        _bytes(record["bytes"]["down"] / epochs),
+        bytes_text(record["bytes"]["up"] / epochs),
+        bytes_text(record["bytes"]["down"] / epochs),
         "-" if per_sample is None else f"{per_sample:,.0f}",
         " ".join(f"{100 * share:>3.0f}" for share in busy),
-        _bytes(record["memory"]["edge_peak_bytes"]),
+        bytes_text(record["memory"]["edge_peak_bytes"]),
     ]
 
 
@@ -89,10 +91,3 @@ def _rate(rate: Mapping[str, float] | None) -> str:
         return "-"
     half = (rate["high"] - rate["low"]) / 2
     return f"{100 * rate['value']:.1f} ±{100 * half:.1f}"
-
-
-def _bytes(size_bytes: float) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes:.0f} B"
