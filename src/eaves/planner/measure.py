@@ -4,7 +4,7 @@ Dimension key:  B batch   K classes
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -176,23 +176,28 @@ class _Coding:
         for cut in self._cuts:
             for text in self._conditions.codecs:
                 self._upload(cut, text, outputs[cut].detach(), batch.labels)
-            self._reply(reply_to(cut), self._conditions.reply_codec, chain.gradient(cut))
+            codec, gradient = parse_codec(self._conditions.reply_codec), chain.gradient(cut)
+            encode = partial(codec.encode, gradient)
+            self._code(reply_to(cut), codec.name, len(gradient), encode, decode)
 
     def _upload(self, cut: str, text: str, x: Tensor, labels_B: Tensor) -> None:
         codec = parse_codec(text)
-        with self._clock.time(f"{cut} {codec.name}", "encode"):
-            data = pack_upload(x, labels_B, codec)
-        with self._clock.time(f"{cut} {codec.name}", "decode"):
-            unpack_upload(data)
-        self._bytes[cut, codec.name].append(len(data) / len(labels_B))
+        encode = partial(pack_upload, x, labels_B, codec)
+        self._code(cut, codec.name, len(labels_B), encode, unpack_upload)
 
-    def _reply(self, cut: str, text: str, gradient: Tensor) -> None:
-        codec = parse_codec(text)
-        with self._clock.time(f"{cut} {codec.name}", "encode"):
-            data = codec.encode(gradient)
-        with self._clock.time(f"{cut} {codec.name}", "decode"):
+    def _code(
+        self,
+        where: str,
+        name: str,
+        examples: int,
+        encode: Callable[[], bytes],
+        decode: Callable[[bytes], object],
+    ) -> None:
+        with self._clock.time(f"{where} {name}", "encode"):
+            data = encode()
+        with self._clock.time(f"{where} {name}", "decode"):
             decode(data)
-        self._bytes[cut, codec.name].append(len(data) / len(gradient))
+        self._bytes[where, name].append(len(data) / examples)
 
     def costs(self) -> dict[str, tuple[CodecCost, ...]]:
         """Return the figures by cut."""

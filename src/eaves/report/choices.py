@@ -1,32 +1,29 @@
 """What there is to choose from: nets, cuts, data sets."""
 
-import json
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 
 from eaves.data.load import DATASETS, dataset_table, load_dataset
 from eaves.experiments.cuts import cut_facts
 from eaves.nets.build import NETS, NetEntry, build_net
-from eaves.report.stdout import console
+from eaves.report.stdout import console, plain_table, print_lines
 
 
 def show_nets(*, as_json: bool) -> int:
     """Print every net of ours."""
     parameters = {name: _parameters(name) for name in NETS}
     if as_json:
-        return _print_lines(
+        return print_lines(
             [
                 {"net": name, "parameters": parameters[name], **_facts(entry)}
                 for name, entry in NETS.items()
             ]
         )
-    table = _table("net", "parameters", "stem", "images from", "about")
+    table = plain_table("net", "parameters", "stem", "images from", "about")
     for name, entry in NETS.items():
         side = f"{entry.smallest_side}x{entry.smallest_side}"
         stems = " or ".join(entry.stems) or "-"
@@ -56,8 +53,10 @@ def show_cuts(
     net = build_net(name, classes=classes, input_shape=input_shape, stem=stem)
     facts = cut_facts(net, input_shape)
     if as_json:
-        return _print_lines([asdict(fact) for fact in facts])
-    table = _table("cut", "features", "values", "8-bit / raw", "work on edge", "weights on edge")
+        return print_lines([asdict(fact) for fact in facts])
+    table = plain_table(
+        "cut", "features", "values", "8-bit / raw", "work on edge", "weights on edge"
+    )
     for fact in facts:
         table.add_row(
             fact.cut,
@@ -78,8 +77,8 @@ def show_data(root: Path | None, *, as_json: bool) -> int:
     """Print every data set and whether it is there."""
     rows = dataset_table(root)
     if as_json:
-        return _print_lines([row._asdict() for row in rows])
-    table = _table("data", "state", "what it is", "terms")
+        return print_lines([row._asdict() for row in rows])
+    table = plain_table("data", "state", "what it is", "terms")
     for row in rows:
         table.add_row(row.name, row.state, row.description, row.terms)
     console().print(table)
@@ -97,17 +96,3 @@ def fetch_data(name: str, root: Path | None, *, download: bool) -> int:
     )
     console().out(text, highlight=False)
     return 0
-
-
-def _print_lines(rows: list[dict[str, Any]]) -> int:
-    for row in rows:
-        console().out(json.dumps(row), highlight=False)
-    return 0
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name)
-    return table

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORMATS = (".png", ".pdf", ".svg")
-# Okabe and Ito's colours, which the colour-blind can tell apart.
 _SHOWN_TIMES = 15  # an epoch that takes more than so many of the best leaves the picture
+# Okabe and Ito's colours, which the colour-blind can tell apart.
 _EDGE, _LINK, _CLOUD, _OTHER = "#0072B2", "#E69F00", "#009E73", "#999999"
 
 

@@ -1,6 +1,5 @@
 """A plan in the terminal: the table, the words, the lines of JSON. Imports no torch."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +16,7 @@ from eaves.planner.profile import INPUT
 from eaves.planner.scenario import Candidate, Scenario
 from eaves.planner.search import Plan, Verdict, held_bytes
 from eaves.planner.simulate import Outcome
-from eaves.report.stdout import console
+from eaves.report.stdout import console, plain_table, print_lines
 
 
 def plan_table(plan: Plan, *, everything: bool) -> Table:
@@ -212,10 +211,8 @@ def fleet_text(edges: int, way: Candidate, outcome: Outcome) -> str:
 
 def devices_table() -> Table:
     """Return the preset devices and where their figures come from."""
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
-    table.add_column("device", no_wrap=True)
-    for name in ("GFLOP/s reached", "memory", "bandwidth", "watts, busy/idle", "what, source"):
-        table.add_column(name)
+    names = ("GFLOP/s reached", "memory", "bandwidth", "watts, busy/idle", "what, source")
+    table = plain_table("device", *names)
     for name, spec in DEVICES.items():
         power = spec.power
         table.add_row(
@@ -232,9 +229,7 @@ def devices_table() -> Table:
 
 def show_devices(*, as_json: bool) -> int:
     """Print the preset devices."""
-    if not as_json:
-        console().print(devices_table())
-        return 0
-    for name, spec in DEVICES.items():
-        console().out(json.dumps({"device": name, **asdict(spec)}), highlight=False)
+    if as_json:
+        return print_lines({"device": name, **asdict(spec)} for name, spec in DEVICES.items())
+    console().print(devices_table())
     return 0
