@@ -14,6 +14,7 @@ import torch
 
 from eaves.codecs.base import parse_codec
 from eaves.data.batches import batches
+from eaves.experiments.answering import Beside
 from eaves.experiments.build import Job, build_job
 from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import load_config
@@ -37,9 +38,11 @@ def main() -> None:
     for side, modules in halves.items():
         weights = read_weights(options.run / "bundle", side)
         torch.nn.ModuleDict(dict(modules)).load_state_dict(weights)
+    edge, cloud = job.method.edge_predictor, job.method.cloud_predictor
+    assert cloud is not None, "the run has no cloud"
     for name in options.codecs:
-        rate = evaluate(job.method, job.dataset.test, parse_codec(name))["cloud"]
-        assert rate is not None, "the run has no cloud"
+        rate = evaluate(edge, Beside(cloud), job.dataset.test, parse_codec(name))["cloud"]
+        assert rate is not None, "the run sends nothing"
         print(
             f"{name:<20} {bytes_each(job, name):8.1f} B   accuracy {rate.value:.4f} "
             f"[{rate.low:.4f}, {rate.high:.4f}]"

@@ -1,8 +1,17 @@
-"""What tests of more than one folder share: the command, and figures of a net written by hand."""
+"""What tests of more than one file share: the command, here and in processes, and figures of a net.
 
-from collections.abc import Callable
+A process is forked where torch is imported already: that is quick, and it can be killed.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, final
+from time import monotonic, sleep
+from typing import Any, NamedTuple, final
 
 import pytest
 
@@ -28,6 +37,18 @@ class Ended(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command in this process does to logging; else warnings would fail no test."""
+    root, ours = logging.getLogger(), logging.getLogger("eaves")
+    before = list(root.handlers), root.level, ours.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    logging.captureWarnings(False)
+
+
 @pytest.fixture
 def eaves(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -43,6 +64,143 @@ def eaves(
         return Ended(code, *capsys.readouterr())
 
     return run
+
+
+# What a process does; exec, because a test module cannot be imported where it is forked.
+_CHILD = """
+import os, sys
+os.chdir(folder)
+os.environ.update(environ)
+for stream, path in ((1, out), (2, err)):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+sys.stdout = os.fdopen(1, "w", buffering=1)
+sys.stderr = os.fdopen(2, "w", buffering=1)
+if file_bytes:
+    import resource, signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+from eaves.cli import main
+sys.exit(main(words))
+"""
+_AT_MOST_S = 60.0
+
+
+def _wait_for(condition: Callable[[], bool], *, why: Callable[[], str]) -> None:
+    deadline = monotonic() + _AT_MOST_S
+    while not condition():
+        assert monotonic() < deadline, f"what the test waits for never came; {why()}"
+        sleep(0.01)
+
+
+@final
+class Started:
+    """A command that runs."""
+
+    context = multiprocessing.get_context("forkserver")
+
+    def __init__(self, folder: Path, words: list[str], environ: dict[str, str], file_bytes: int):
+        self.context.set_forkserver_preload(
+            ["eaves.cli", "eaves.report.serving", "eaves.report.inferring", "sklearn.datasets"]
+        )
+        self._out, self._err = (folder / f".{id(self)}.{kind}" for kind in ("out", "err"))
+        given = {
+            "folder": str(folder),
+            "words": words,
+            "environ": environ,
+            "out": str(self._out),
+            "err": str(self._err),
+            "file_bytes": file_bytes,
+        }
+        self.process = self.context.Process(target=exec, args=(_CHILD, given))
+        self.process.start()
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text() if self._err.exists() else ""
+
+    @property
+    def result(self) -> Any:
+        """What it printed with --json, in its last line."""
+        return json.loads(self.out.splitlines()[-1])
+
+    def says(self, words: str) -> "Started":
+        """Wait until it has logged these words."""
+        _wait_for(
+            lambda: words in self.err or not self.process.is_alive(),
+            why=lambda: f"expected {words!r} in {self.err}",
+        )
+        assert words in self.err
+        return self
+
+    def signal(self, number: int) -> "Started":
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+        return self
+
+    def ended(self) -> int:
+        """Wait for its end; return its exit code, negative for a signal that killed it."""
+        self.process.join(_AT_MOST_S)
+        assert self.process.exitcode is not None, f"it goes on and on: {self.err}"
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@final
+class Machine:
+    """A folder to run commands in; several of them stand for several machines."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.started: list[Started] = []
+
+    def start(
+        self, *words: str | Path | float, environ: dict[str, str] | None = None, file_bytes: int = 0
+    ) -> Started:
+        begun = Started(self.folder, [str(w) for w in words], environ or {}, file_bytes)
+        self.started.append(begun)
+        return begun
+
+    def run(self, *words: str | Path | float) -> Started:
+        begun = self.start(*words)
+        begun.ended()
+        return begun
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Return a way to find a port on loopback that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port: int = found.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Machine]]:
+    """Return a way to set up folders with TOML files, whose processes end with the module."""
+    made: list[Machine] = []
+
+    def make(**files: str) -> Machine:
+        made.append(Machine(tmp_path_factory.mktemp("machine")))
+        for name, text in files.items():
+            (made[-1].folder / f"{name}.toml").write_text(text)
+        return made[-1]
+
+    yield make
+    for machine in made:
+        for begun in machine.started:
+            begun.kill()
 
 
 # The small net on the digits, in batches of 128: names, output shapes, weights, MACs, times in ms.

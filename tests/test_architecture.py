@@ -32,14 +32,24 @@ EXTRAS = {"PIL", "constriction", "matplotlib", "simpy", "sklearn", "timm", "torc
 # Modules that import ours inside functions.
 LATE_IMPORTS = {
     "eaves.cli": "`eaves --help` must not wait for torch",
+    "eaves.cli_network": "the same: these are commands of eaves.cli",
+    "eaves.experiments.access": "an edge needs no cryptography, which makes certificates",
     "eaves.report.planning": "a plan from profiles must not wait for torch",
 }
 # Modules whose tests are in another file than tests/<layer>/test_<module>.py.
 TESTED_ELSEWHERE = {
+    "eaves.network.checkpoints": "tests/network/test_trainer.py",  # the trainer's parts, as it
+    "eaves.network.eaves_pb2": "tests/network/test_wire.py",  # generated
+    "eaves.network.counts": "tests/network/test_trainer.py",  # uses them
+    "eaves.network.learning": "tests/network/test_trainer.py",
+    "eaves.network.refusals": "tests/network/test_trainer.py",
+    "eaves.network.register": "tests/network/test_trainer.py",
     "eaves.__main__": "tests/test_cli.py",
     "eaves.nets.resnet": "tests/nets/test_nets.py",  # one set of laws for all of our nets
     "eaves.nets.vgg": "tests/nets/test_nets.py",
     "eaves.nets.small": "tests/nets/test_nets.py",
+    "eaves.report.inferring": "tests/test_cli_network.py",  # what is printed, as a stranger sees it
+    "eaves.report.serving": "tests/test_cli_network.py",
     "eaves.report.choices": "tests/test_cli.py",  # what is printed, as a stranger sees it
     "eaves.report.session": "tests/test_cli.py",
     "eaves.report.stdout": "tests/test_cli.py",

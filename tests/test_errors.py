@@ -29,7 +29,7 @@ def _drawn() -> dict[str, str]:
 
 def test_the_tree_is_the_one_drawn() -> None:
     assert {c.__name__: c.__base__.__name__ for c in TREE if c.__base__} == _drawn()
-    assert len(TREE) == 8
+    assert len(TREE) == 9
 
 
 def test_a_wrong_choice_is_also_a_value_error_and_bad_luck_is_not() -> None:

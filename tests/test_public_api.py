@@ -7,10 +7,10 @@ for the next minor version (0.x) and says there what to do instead. An addition 
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import UnionType
+from types import FunctionType, UnionType
 from typing import Any, get_args
 
 import pytest
@@ -23,6 +23,17 @@ from eaves.core.specs import LINKS
 from eaves.data.augment import AUGMENTS
 from eaves.data.load import DATASETS
 from eaves.experiments.build import METHODS
+from eaves.experiments.netconfig import (
+    AUTH,
+    LOGS,
+    PREFIXES,
+    RULES,
+    WHEN_FULL,
+    AgentConfig,
+    InferConfig,
+    ServeConfig,
+)
+from eaves.experiments.settings import variable
 from eaves.nets.build import NETS
 from eaves.planner.devices import DEVICES
 from eaves.planner.phases import INFERENCE, TRAINING
@@ -53,8 +64,12 @@ CLASSES = {
     "Codec.name": "property",
     "ConfidenceAbove": "(*, threshold)",
     "ConfidenceAbove.accepts": "(self, logits_BK)",
+    "ConfidenceAbove.scores": "(logits_BK)",
+    "ConfidenceAbove.takes": "(self, scores_B)",
     "EntropyBelow": "(*, threshold)",
     "EntropyBelow.accepts": "(self, logits_BK)",
+    "EntropyBelow.scores": "(logits_BK)",
+    "EntropyBelow.takes": "(self, scores_B)",
     "Fleet": "(*, edges, uploads, period_s, upload_bytes, link, shared_link, serve_fixed_s, "
     "serve_each_s, max_batch=1, max_wait_s=0.0, workers=1, depth=4, poisson=False, seed=0)",
     "LinkSpec": "(*, up_bps=inf, down_bps=inf, delay_s=0.0, jitter_s=0.0, loss=0.0, "
@@ -78,6 +93,7 @@ CLASSES = {
 }
 # Each with its nearest parent.
 ERRORS = {
+    "AccessError": "EavesError",
     "ConfigError": "EavesError",
     "CutError": "ConfigError",
     "DataError": "EavesError",
@@ -163,6 +179,57 @@ PLAN_CONFIG = {
     "fleet": ("int or None", None),
     "shared_link": ("bool", False),
 }
+# Settings of the commands that go over a network: flags, keys of their TOML files, and variables.
+SERVE_CONFIG = {
+    "listen": ("str", "127.0.0.1:7443"),
+    "credentials": ("Path or None", None),
+    "auth": ("str", "certificates"),
+    "insecure": ("bool", False),
+    "out": ("Path", Path("runs/cloud")),
+    "edges": ("int", 1),
+    "merge": ("int", 1),
+    "checkpoint_s": ("float", 10.0),
+    "max_message_mb": ("float", 64.0),
+    "max_edges": ("int", 1000),
+    "uploads_per_s": ("float or None", None),
+    "mb_per_s": ("float or None", None),
+    "max_queries": ("int", 256),
+    "metrics": ("str or None", None),
+    "exit_when_done": ("bool", False),
+    "threads": ("int", 1),
+    "device": ("str", "auto"),
+    "log": ("str", "text"),
+}
+AGENT_CONFIG = {
+    "cloud": ("str", "localhost:7443"),
+    "credentials": ("Path or None", None),
+    "insecure": ("bool", False),
+    "name": ("str", "edge-1"),
+    "out": ("Path", Path("runs/agent")),
+    "spool_mb": ("float", 512.0),
+    "spool_memory_mb": ("float", 64.0),
+    "when_full": ("str", "block"),
+    "checkpoint_s": ("float", 60.0),
+    "overwrite": ("bool", False),
+    "max_backoff_s": ("float", 30.0),
+    "log": ("str", "text"),
+}
+INFER_CONFIG = {
+    "cloud": ("str or None", "localhost:7443"),
+    "credentials": ("Path or None", None),
+    "insecure": ("bool", False),
+    "name": ("str", "edge-1"),
+    "deadline_ms": ("float", 500.0),
+    "rule": ("str or None", None),
+    "threshold": ("float or None", None),
+    "batch_size": ("int", 1),
+    "samples": ("int or None", None),
+}
+NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
+    ServeConfig: (SERVE_CONFIG, "EAVES_SERVE_MAX_MESSAGE_MB"),
+    AgentConfig: (AGENT_CONFIG, "EAVES_AGENT_WHEN_FULL"),
+    InferConfig: (INFER_CONFIG, "EAVES_INFER_BATCH_SIZE"),
+}
 # Fields and methods of each.
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
     "TrainConfig": (TRAIN_CONFIG, ["hash", "link_spec", "to_dict", "to_toml"]),
@@ -173,7 +240,7 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete"),
+    *("time", "bytes", "memory", "complete", "network"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -197,25 +264,46 @@ NAMES = {
     "augment": ["auto", "crop", "crop-flip", "none"],
     "send": ["every-epoch", "once"],
     "precision": ["bf16", "fp32"],
+    "auth": ["certificates", "tokens"],
+    "when full": ["block", "drop-oldest"],
+    "rule": ["confidence", "entropy"],
+    "log": ["json", "text"],
     "link": ["3g", "4g", "unlimited", "wifi"],
     "codec": [
         *("bf16", "fp16", "fp32", "int1", "int2", "int4", "int8", "jpeg", "png", "range"),
         *("raw", "zstd"),
     ],
 }
+
+
+def _flags(names: Iterable[str]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
 OPTIONS = {
     "train": [
-        *(f"--{name.replace('_', '-')}" for name in TRAIN_CONFIG),
+        *_flags(TRAIN_CONFIG),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
+    "serve": [*_flags(SERVE_CONFIG), "--config", "--help", "--json"],
+    "agent": [*_flags(AGENT_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
+    "infer": [*_flags(INFER_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
+    "calibrate": [
+        *("--cloud", "--credentials", "--data", "--data-root", "--help", "--insecure", "--json"),
+        *("--plot", "--rule", "--target-accuracy", "--target-share"),
+    ],
+    "bundle": ["--help", "--out"],
+    "certs": ["--help"],
+    "certs init": ["--days", "--folder", "--help", "--host", "--renew"],
+    "certs device": ["--days", "--folder", "--help", "--renew"],
+    "certs token": ["--folder", "--help", "--renew"],
+    "certs revoke": ["--folder", "--help"],
+    "certs list": ["--folder", "--help", "--json"],
     "plan": [
-        *(f"--{name.replace('_', '-')}" for name in (PROFILE_CONFIG | PLAN_CONFIG)),
+        *_flags(PROFILE_CONFIG | PLAN_CONFIG),
         *("--all", "--help", "--json", "--plot", "--write-config"),
     ],
-    "profile": [
-        *(f"--{name.replace('_', '-')}" for name in PROFILE_CONFIG),
-        *("--help", "--json", "--out", "--seconds"),
-    ],
+    "profile": [*_flags(PROFILE_CONFIG), *("--help", "--json", "--out", "--seconds")],
     "nets": ["--help", "--json"],
     "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
     "devices": ["--help", "--json"],
@@ -230,7 +318,8 @@ def _call(function: Callable[..., Any]) -> str:
 
 
 def _public_members(cls: type) -> list[str]:
-    own = {k: v for k, v in vars(cls).items() if inspect.isfunction(v) or isinstance(v, property)}
+    kinds = (FunctionType, property, staticmethod, classmethod)
+    own = [name for name, value in vars(cls).items() if isinstance(value, kinds)]
     return sorted(name for name in own if not name.startswith("_"))
 
 
@@ -257,7 +346,8 @@ def test_classes() -> None:
         found[name] = _call(cls)
         for member in _public_members(cls):
             value = vars(cls)[member]
-            found[f"{name}.{member}"] = "property" if isinstance(value, property) else _call(value)
+            called = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            found[f"{name}.{member}"] = "property" if isinstance(value, property) else _call(called)
     assert found == CLASSES
 
 
@@ -266,22 +356,37 @@ def test_errors() -> None:
     assert issubclass(eaves.ConfigError, ValueError)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_settings(name: str) -> None:
+def _described(config: Any) -> dict[str, tuple[str, object]]:
     def text(kind: Any) -> str:
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         return " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
 
+    return {field.name: (text(field.type), field.default) for field in fields(config)}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(name: str) -> None:
     config, (settings, methods) = getattr(eaves, name), SETTINGS[name]
-    found = {field.name: (text(field.type), field.default) for field in fields(config)}
+    found = _described(config)
     assert found == settings
     assert list(found) == list(settings)  # in the order of the help
     assert _public_members(config) == methods
 
 
+@pytest.mark.parametrize("config", NETWORK_SETTINGS)
+def test_settings_over_a_network(config: Any) -> None:
+    settings, example = NETWORK_SETTINGS[config]
+    found = _described(config)
+    assert found == settings
+    assert list(found) == list(settings)
+    assert example in {variable(PREFIXES[config], name) for name in settings}
+
+
 def test_fields_of_a_record() -> None:
     assert [field.name for field in fields(eaves.RunRecord)] == RUN_RECORD
-    assert all(field.default is MISSING for field in fields(eaves.RunRecord))
+    assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
+        "network": None
+    }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 
 
@@ -297,6 +402,10 @@ def test_names_that_users_type() -> None:
         "exit": EXITS,
         "link": LINKS,
         "codec": TENSOR_STAGES | BYTE_STAGES,
+        "auth": AUTH,
+        "when full": WHEN_FULL,
+        "rule": RULES,
+        "log": LOGS,
     }
     for kind, table in tables.items():
         assert sorted(table) == NAMES[kind], kind
@@ -341,10 +450,14 @@ def _help(
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
 
-def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    usage = re.search(r"\{([a-z,]+)\}", _help([], monkeypatch, capsys))
+@pytest.mark.parametrize("above", ["", "certs"])
+def test_commands(
+    above: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = re.search(r"\{([a-z,]+)\}", _help(above.split(), monkeypatch, capsys))
     assert usage
-    assert sorted(usage[1].split(",")) == sorted(OPTIONS)
+    known = [command.rpartition(" ") for command in OPTIONS]
+    assert sorted(usage[1].split(",")) == sorted(name for group, _, name in known if group == above)
 
 
 def test_help_of_a_plan_names_what_it_takes(
@@ -361,7 +474,7 @@ def test_help_of_a_plan_names_what_it_takes(
 def test_flags(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = _help([command], monkeypatch, capsys)
+    text = _help(command.split(), monkeypatch, capsys)
     # A flag that is described begins its line, after the frame around the list.
     found = re.findall(r"^\W*(?:-h, )?(--[a-z][a-z-]*)", text, re.MULTILINE)
     assert sorted(found) == sorted(OPTIONS[command])
@@ -379,6 +492,15 @@ def test_flags(
         (["plan", "--edge", "no-such-file.json"], 2),
         (["plan", "--edge", "phone", "--cloud", "a100", "--profile", __file__], 1),  # no profile
         (["profile", "--batch-size", "1"], 2),
+        (["serve", "no-such-file.toml"], 2),
+        (["serve", "no-such-file.toml", "--listen", "7443"], 2),
+        (["agent", "no-such-file.toml"], 2),
+        (["infer", "no-such-bundle"], 2),
+        (["infer", str(Path(__file__).parent)], 1),  # a folder that holds no bundle
+        (["calibrate", "no-such-bundle"], 2),
+        (["bundle", "no-such-file.toml", "--out", "never-made"], 2),
+        (["certs", "list", "--folder", "no-such-folder"], 2),
+        (["certs", "device", "nobody", "--folder", "no-such-folder"], 2),
     ],
 )
 def test_exit_codes(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:

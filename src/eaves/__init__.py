@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eaves.core.specs import LinkSpec, parse_link
     from eaves.data.load import load_dataset
     from eaves.errors import (
+        AccessError,
         ConfigError,
         CutError,
         DataError,
@@ -47,6 +48,7 @@ _HOMES = {
     "core.specs": ("LinkSpec", "parse_link"),
     "data.load": ("load_dataset",),
     "errors": (
+        "AccessError",
         "ConfigError",
         "CutError",
         "DataError",
@@ -70,6 +72,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AccessError",
     "Codec",
     "ConfidenceAbove",
     "ConfigError",

@@ -4,17 +4,23 @@ Whatever needs torch is imported inside the command that needs it: this keeps ``
 fraction of the time that importing torch takes.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated, Any, TypeVar, final
 
 import tyro
 
+from eaves.cli_network import Agent, Bundle, Calibrate, Certs, Infer, Serve
 from eaves.errors import ConfigError, EavesError
 from eaves.experiments.config import TrainConfig, load_config, resumed_config
+from eaves.experiments.netconfig import PREFIXES, AgentConfig, InferConfig, ServeConfig
 from eaves.experiments.planconfig import PlanConfig, ProfileConfig, parse_shape
+from eaves.experiments.settings import read_settings
+
+Settings = TypeVar("Settings", ServeConfig, AgentConfig, InferConfig)
 
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -180,21 +186,63 @@ class Devices:
         return show_devices(as_json=self.json)
 
 
-Command = Train | Plan | Profile | Nets | Cuts | Devices | Data
+Command = (
+    Train
+    | Serve
+    | Agent
+    | Infer
+    | Calibrate
+    | Bundle
+    | Certs
+    | Plan
+    | Profile
+    | Nets
+    | Cuts
+    | Devices
+    | Data
+)
 
 
 def parse(argv: Sequence[str]) -> Command:
     """Return the command that ``argv`` asks for; exits with code 2 where it asks for none."""
-    base = Train(settings=_base_settings(argv))
-    train = Annotated[Train, tyro.conf.subcommand("train", default=base)]
+    train = _subcommand("train", Train(settings=_base_settings(argv)))
+    serve = _subcommand("serve", Serve(source=tyro.MISSING, settings=_given(ServeConfig, argv)))
+    agent = _subcommand("agent", Agent(source=tyro.MISSING, settings=_given(AgentConfig, argv)))
+    infer = _subcommand("infer", Infer(source=tyro.MISSING, settings=_given(InferConfig, argv)))
     command: Command = tyro.cli(
-        train | Plan | Profile | Nets | Cuts | Devices | Data,
+        Annotated[Train, train]
+        | Annotated[Serve, serve]
+        | Annotated[Agent, agent]
+        | Annotated[Infer, infer]
+        | Calibrate
+        | Bundle
+        | Certs
+        | Plan
+        | Profile
+        | Nets
+        | Cuts
+        | Devices
+        | Data,
         args=list(argv),
         prog="eaves",
         description="Train one neural network divided between an edge device and a cloud.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return command
+
+
+def _subcommand(name: str, default: Command) -> Any:
+    return tyro.conf.subcommand(name, default=default)
+
+
+def _given(kind: type[Settings], argv: Sequence[str]) -> Settings:
+    """Return what flags are added to: a file, and the environment above it."""
+    prefix = PREFIXES[kind]
+    if prefix != f"EAVES_{argv[0].upper()}_" if argv else True:
+        return kind()  # another command is asked for, which they do not concern
+    config = _value_of("--config", argv)
+    path = Path(config) if config else None
+    return read_settings(kind, prefix=prefix, environ=os.environ, path=path)
 
 
 def _base_settings(argv: Sequence[str]) -> TrainConfig:

@@ -9,7 +9,8 @@
     ├── PayloadError                      bytes that are not what an encoder of ours wrote
     ├── StateError                        a checkpoint or bundle: missing, damaged, of another run
     ├── StorageError                      a disk that is full or refuses to be written
-    └── DivergedError                     training that produced NaN or infinity
+    ├── DivergedError                     training that produced NaN or infinity
+    └── AccessError                       proof of who one is: missing, unknown or revoked
 
 A caller's mistake in Python (a wrong shape, a wrong type) is a plain ``ValueError`` or
 ``TypeError``. The command line turns every :class:`EavesError` into one message: exit code 2 for
@@ -57,6 +58,11 @@ class StorageError(EavesError):
 @final
 class DivergedError(EavesError):
     """The training loss became NaN or infinite."""
+
+
+@final
+class AccessError(EavesError):
+    """Somebody did not prove who they are, or may not come in any more."""
 
 
 def closest_first(given: str, choices: Iterable[str]) -> list[str]:

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from eaves.errors import StateError
+from eaves.experiments.answering import Beside
 from eaves.experiments.build import METHODS, build_job
 from eaves.experiments.bundle import read_manifest, read_weights
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.evaluate import evaluate
 from eaves.experiments.run import run
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=2, bottleneck=8)
@@ -29,8 +31,6 @@ def trained(
 def test_weights_loaded_into_a_new_net_give_the_accuracy_that_was_recorded(
     trained: TrainConfig,
 ) -> None:
-    from eaves.experiments.evaluate import evaluate
-
     job = build_job(replace(trained, seed=99))  # other weights, before they are loaded
     folder = trained.out / "bundle"
     manifest = read_manifest(folder)
@@ -42,7 +42,9 @@ def test_weights_loaded_into_a_new_net_give_the_accuracy_that_was_recorded(
             weights = read_weights(folder, side)
             assert set(weights) == set(parts.state_dict())
             parts.load_state_dict(weights)
-    found = evaluate(job.method, job.dataset.test, job.wire.codec)
+    cloud = job.method.cloud_predictor
+    answers = None if cloud is None else Beside(cloud)
+    found = evaluate(job.method.edge_predictor, answers, job.dataset.test, job.wire.codec)
     assert {k: rate and rate.as_json() for k, rate in found.items()} == recorded
 
 

@@ -9,10 +9,8 @@ from torch import Tensor
 from eaves.codecs.base import parse_codec
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.data.source import InMemory
-from eaves.experiments.build import build_job
-from eaves.experiments.config import TrainConfig
+from eaves.experiments.answering import Beside, Cloud, CloudLate
 from eaves.experiments.evaluate import evaluate
-from eaves.methods.setup import Method
 
 N, K = 600, 4
 
@@ -38,16 +36,10 @@ class Reading(CloudPredictor):
         return logits_BK
 
 
-def method(edge: EdgePredictor, cloud: CloudPredictor | None) -> Method:
-    real = build_job(TrainConfig(train_samples=32, batch_size=32)).method
-    return Method(
-        edge=real.edge,
-        cloud=real.cloud,
-        edge_predictor=edge,
-        cloud_predictor=cloud,
-        edge_modules={},
-        cloud_modules={},
-    )
+@final
+class Away(Cloud):
+    def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
+        raise CloudLate("nobody is there")
 
 
 @pytest.fixture
@@ -57,7 +49,7 @@ def source() -> InMemory:
 
 
 def test_both_answers_are_counted_over_all_examples(source: InMemory) -> None:
-    found = evaluate(method(Knowing(), Reading()), source, parse_codec("fp32"))
+    found = evaluate(Knowing(), Beside(Reading()), source, parse_codec("fp32"))
     cloud, early = found["cloud"], found["exit"]
     assert cloud is not None
     assert early is not None
@@ -67,7 +59,7 @@ def test_both_answers_are_counted_over_all_examples(source: InMemory) -> None:
 
 
 def test_the_features_go_through_the_codec(source: InMemory) -> None:
-    crude = evaluate(method(Knowing(), Reading()), source, parse_codec("int1"))["cloud"]
+    crude = evaluate(Knowing(), Beside(Reading()), source, parse_codec("int1"))["cloud"]
     assert crude is not None
     assert crude.value == 0.5  # one bit tells the ends of the range, not what is between
 
@@ -76,7 +68,19 @@ def test_the_features_go_through_the_codec(source: InMemory) -> None:
 def test_an_answer_that_a_method_has_not_is_none(
     source: InMemory, sends: bool, exits: bool
 ) -> None:
-    one_sided = method(Knowing(sends=sends, exits=exits), Reading() if sends else None)
-    found = evaluate(one_sided, source, parse_codec("fp32"))
+    edge, cloud = Knowing(sends=sends, exits=exits), Beside(Reading())
+    found = evaluate(edge, cloud, source, parse_codec("fp32"))
     assert (found["cloud"] is not None) == sends
     assert (found["exit"] is not None) == exits
+
+
+def test_without_a_cloud_the_exit_is_measured_all_the_same(source: InMemory) -> None:
+    found = evaluate(Knowing(), None, source, parse_codec("fp32"))
+    assert found["cloud"] is None
+    assert found["exit"] is not None
+    assert (found["exit"].value, found["exit"].n) == (0.25, N)
+
+
+def test_a_cloud_that_does_not_answer_is_no_wrong_answer(source: InMemory) -> None:
+    with pytest.raises(CloudLate, match="nobody is there"):
+        evaluate(Knowing(), Away(), source, parse_codec("fp32"))

@@ -127,7 +127,7 @@ def test_with_the_clock_every_time_is_there(together: bool) -> None:
         assert stage.times is not None
         assert min(stage.times.forward.median_s, stage.times.backward.median_s) > 0
     assert found.fetch.median_s > 0
-    assert (found.contention > 1) or not together
+    assert found.contention == 1 or together  # which slows them down, or not
     assert parse_profile(found.to_json(), "-") == found
 
 

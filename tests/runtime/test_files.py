@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -6,6 +8,18 @@ import pytest
 
 from eaves.errors import StorageError
 from eaves.runtime.files import write_atomically
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
 
 FilesEndAt = Callable[[int], AbstractContextManager[None]]
 
@@ -37,3 +51,51 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"a file, not a folder")
     with pytest.raises(StorageError, match="taken/inside/file"):
         write_atomically(tmp_path / "taken" / "inside" / "file", b"x")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+@pytest.mark.usefixtures("umask")
+def test_permissions_are_those_asked_for(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"open to all")
+    path.chmod(0o666)
+    (tmp_path / ".file.draft").write_bytes(b"of a crash")
+    (tmp_path / ".file.draft").chmod(0o666)
+    write_atomically(path, b"secret", mode=mode)
+    assert _mode(path) == mode
+    assert path.read_bytes() == b"secret"
+
+
+def test_permissions_are_never_wider_not_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    opened = os.open
+
+    def watched(path: Path, flags: int, mode: int = 0o777) -> int:
+        file = opened(path, flags, mode)
+        if flags & os.O_CREAT:  # the folder is opened, too, and keeps its own
+            seen.append(stat.S_IMODE(os.fstat(file).st_mode))
+        return file
+
+    monkeypatch.setattr(os, "open", watched)
+    before = os.umask(0)
+    try:
+        write_atomically(tmp_path / "file", b"secret", mode=0o600)
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+
+
+def test_a_secret_does_not_go_through_the_link_that_somebody_put_there(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"")
+    (tmp_path / ".file.draft").symlink_to(elsewhere)
+    write_atomically(tmp_path / "file", b"secret", mode=0o600)
+    assert elsewhere.read_bytes() == b""
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_without_permissions_they_are_those_of_any_file(tmp_path: Path, umask: int) -> None:
+    write_atomically(tmp_path / "file", b"x")
+    assert _mode(tmp_path / "file") == 0o666 & ~umask

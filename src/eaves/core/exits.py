@@ -6,7 +6,7 @@ Dimension key:  B batch   C channels   H, W height and width   K classes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, prod
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
@@ -69,14 +69,28 @@ class ConfidenceAbove:
     [True, False]
     """
 
+    surest_is_high: ClassVar[bool] = True
+
     threshold: float
 
     def __post_init__(self) -> None:
         _expect_share(self.threshold)
 
+    @staticmethod
+    def scores(logits_BK: Tensor) -> Tensor:
+        """Return what the threshold is compared with, (B,): float64, in [0, 1].
+
+        In float32, answers that a net is sure of could no longer be told apart: all are 1.0.
+        """
+        return logits_BK.double().softmax(dim=1).amax(dim=1)
+
+    def takes(self, scores_B: Tensor) -> Tensor:
+        """Return a bool mask (B,): True where an answer of this score is final."""
+        return scores_B > self.threshold
+
     def accepts(self, logits_BK: Tensor) -> Tensor:
         """Return a bool mask (B,): True where the example stays on the edge."""
-        return logits_BK.softmax(dim=1).amax(dim=1) > self.threshold
+        return self.takes(self.scores(logits_BK))
 
 
 @final
@@ -91,16 +105,37 @@ class EntropyBelow:
     [True, False]
     """
 
+    surest_is_high: ClassVar[bool] = False
+
     threshold: float
 
     def __post_init__(self) -> None:
         _expect_share(self.threshold)
 
+    @staticmethod
+    def scores(logits_BK: Tensor) -> Tensor:
+        """Return what the threshold is compared with, (B,): float64, in [0, 1]."""
+        if logits_BK.shape[1] < 2:
+            raise ValueError(f"expected 2 classes or more, got {logits_BK.shape[1]}")
+        logp_BK = logits_BK.double().log_softmax(dim=1)
+        entropy_B = -(logp_BK.exp() * logp_BK).sum(dim=1)
+        # Rounding may lift the entropy of equal logits above log K.
+        return (entropy_B / log(logits_BK.shape[1])).clamp(0, 1)
+
+    def takes(self, scores_B: Tensor) -> Tensor:
+        """Return a bool mask (B,): True where an answer of this score is final."""
+        return scores_B < self.threshold
+
     def accepts(self, logits_BK: Tensor) -> Tensor:
         """Return a bool mask (B,): True where the example stays on the edge."""
-        logp_BK = logits_BK.log_softmax(dim=1)
-        entropy_B = -(logp_BK.exp() * logp_BK).sum(dim=1)
-        return entropy_B < self.threshold * log(logits_BK.shape[1])
+        return self.takes(self.scores(logits_BK))
+
+
+ExitRule = ConfidenceAbove | EntropyBelow
+RULES: dict[str, type[ConfidenceAbove] | type[EntropyBelow]] = {
+    "confidence": ConfidenceAbove,
+    "entropy": EntropyBelow,
+}
 
 
 def _expect_share(threshold: float) -> None:

@@ -1,5 +1,6 @@
 """Stochastic gradient descent with a one-cycle schedule, for one part of a net."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ def precision_of(schedule: OneCycle, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16")
 
 
+class Averaging(ABC):
+    """Makes gradients those of several processes that train the same weights."""
+
+    @abstractmethod
+    def average(self, modules: nn.Module) -> bool:
+        """Replace gradients and buffers by their mean over all examples of all processes.
+
+        Return False, and change nothing, where no process has an example.
+        """
+
+
 @final
 class Optimised:
     """Modules that are trained together, their optimiser, and where they stand in the schedule.
@@ -68,6 +80,8 @@ class Optimised:
         self.device = device
         self.schedule = schedule
         self.steps = 0
+        self.averaging: Averaging | None = None
+        """Set where other processes train the same weights."""
         self._draws = Draws(device)
         self._optimiser = torch.optim.SGD(
             self.modules.parameters(),
@@ -110,10 +124,17 @@ class Optimised:
 
     def update(self) -> None:
         """Change the weights by their gradients, at the rate of this step of the schedule."""
+        if self.averaging is not None and not self.averaging.average(self.modules):
+            return
         for group in self._optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.steps)
         self._optimiser.step()
         self.steps += 1
+
+    def abstain(self) -> None:
+        """Take part in a step of other processes without an example of one's own."""
+        self._optimiser.zero_grad(set_to_none=True)
+        self.update()
 
     def state(self) -> State:
         """Return a copy of weights, optimiser and generator state, and step count."""
@@ -140,7 +161,14 @@ class Optimised:
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": slots, "param_groups": groups})
             self.steps, self._draws.state = steps, draws
-        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            IndexError,
+            KeyError,
+            OverflowError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise StateError(f"the saved state belongs to another net: {error}") from error
 
     def _slots(self, saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eaves.data.files import Listing, dataset_of_files
-from eaves.data.source import Dataset, Request, data_root
+from eaves.data.files import DEFAULT_SIZE, Listing, dataset_of_files
+from eaves.data.source import Dataset, Interface, Request, data_root
 from eaves.errors import ConfigError, DataError, unknown
 
 FOLDER = "celeba"
@@ -70,8 +70,19 @@ def load_faces(request: Request) -> Dataset:
             f"the attribute {attribute} is the same on all training faces, so there is nothing to "
             "learn; choose another"
         )
-    classes = (f"not {attribute}", attribute)
-    return dataset_of_files(f"faces:{attribute}", classes, listings, request)
+    return dataset_of_files(f"faces:{attribute}", _classes(attribute), listings, request)
+
+
+def interface(request: Request) -> Interface:
+    """Return what a net for the faces is made for, without looking at any."""
+    size = request.image_size or DEFAULT_SIZE
+    return Interface(
+        input_shape=(3, size, size), classes=_classes(request.option or DEFAULT_ATTRIBUTE)
+    )
+
+
+def _classes(attribute: str) -> tuple[str, str]:
+    return f"not {attribute}", attribute
 
 
 def celeba_attributes(root: Path) -> FaceTable:

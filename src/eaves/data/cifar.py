@@ -21,7 +21,15 @@ import numpy.typing as npt
 import torch
 
 from eaves.data.download import download
-from eaves.data.source import Dataset, InMemory, Request, data_root, refuse_resizing, subset
+from eaves.data.source import (
+    Dataset,
+    InMemory,
+    Interface,
+    Request,
+    data_root,
+    refuse_resizing,
+    subset,
+)
 from eaves.errors import DataError, StorageError
 
 FOLDER = "cifar-10-batches-bin"
@@ -35,7 +43,14 @@ ROWS = 10_000
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
-_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# Over the pixels of all 50,000 training images.
+_MEAN = (125.3069, 122.9504, 113.8654)
+_STD = (62.9932, 62.0887, 66.7049)
+INTERFACE = Interface(input_shape=(3, _SIDE, _SIDE), classes=_CLASSES, mean=_MEAN, std=_STD)
 
 
 def load_cifar10(request: Request) -> Dataset:
@@ -59,10 +74,9 @@ def load_cifar10(request: Request) -> Dataset:
         name="cifar10",
         train=train,
         test=read_files(root / FOLDER, TEST_FILES),
-        classes=tuple(_CLASSES.split()),
-        # Over the pixels of all 50,000 training images.
-        mean=(125.3069, 122.9504, 113.8654),
-        std=(62.9932, 62.0887, 66.7049),
+        classes=_CLASSES,
+        mean=_MEAN,
+        std=_STD,
         augment="crop-flip",
     )
 

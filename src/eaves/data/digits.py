@@ -5,6 +5,7 @@ import torch
 from eaves.data.source import (
     Dataset,
     InMemory,
+    Interface,
     Request,
     channel_stats,
     refuse_resizing,
@@ -14,6 +15,7 @@ from eaves.data.source import (
 from eaves.errors import ConfigError
 
 _SIDE = 8
+INTERFACE = Interface(input_shape=(1, _SIDE, _SIDE), classes=tuple("0123456789"))
 
 
 def load_digits(request: Request) -> Dataset:
@@ -42,7 +44,7 @@ def load_digits(request: Request) -> Dataset:
         name="digits",
         train=train,
         test=InMemory(inputs_NCHW[test_N], labels_N[test_N]),
-        classes=tuple("0123456789"),
+        classes=INTERFACE.classes,
         mean=mean,
         std=std,
         augment="crop",  # no flip: a mirrored digit is another symbol

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
-from eaves.data import celeba, cifar, folders
-from eaves.data.digits import load_digits
-from eaves.data.source import Dataset, Request, data_root
+from eaves.data import celeba, cifar, digits, folders
+from eaves.data.source import Dataset, Interface, Request, data_root
 from eaves.errors import ConfigError, DataError, unknown
 
 
@@ -17,6 +16,8 @@ class Entry:
     """What is known about a data set before it is loaded."""
 
     load: Callable[[Request], Dataset]
+    interface: Callable[[Request], Interface] | None
+    """What a net for it is made for, as far as that is known without it; None: not at all."""
     missing: Callable[[Path], list[str]] | None
     """What a data root lacks of the set, in words; None where the set needs no root."""
     description: str
@@ -29,7 +30,8 @@ class Entry:
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(
-        load=load_digits,
+        load=digits.load_digits,
+        interface=lambda request: digits.INTERFACE,
         missing=None,
         description="1,797 handwritten digits, 8 x 8, grey, 10 classes; comes with scikit-learn",
         terms="CC BY 4.0",
@@ -37,6 +39,7 @@ DATASETS: dict[str, Entry] = {
     ),
     "cifar10": Entry(
         load=cifar.load_cifar10,
+        interface=lambda request: cifar.INTERFACE,
         missing=cifar.missing,
         description="60,000 small photographs, 32 x 32, colour, 10 classes (binary version)",
         terms="no licence is stated; its authors ask to be cited",
@@ -45,6 +48,7 @@ DATASETS: dict[str, Entry] = {
     ),
     "images": Entry(
         load=folders.load_images,
+        interface=None,
         missing=folders.missing,
         description="your own images: a folder for each class, in train/ and test/ or not",
         terms="yours",
@@ -53,6 +57,7 @@ DATASETS: dict[str, Entry] = {
     ),
     "faces": Entry(
         load=celeba.load_faces,
+        interface=celeba.interface,
         missing=celeba.missing,
         description="celebrity faces with 40 attributes (layout of CelebA)",
         terms="non-commercial research only; not to be passed on",
@@ -96,13 +101,7 @@ def load_dataset(
     >>> len(digits.train), len(digits.test), digits.train.input_shape
     (100, 360, (1, 8, 8))
     """
-    base, colon, option = name.partition(":")
-    if base not in DATASETS:
-        raise unknown("data set", base, DATASETS)
-    entry = DATASETS[base]
-    if colon and not (entry.option and option):
-        expected = f"'{base}:{entry.option}' or " if entry.option else ""
-        raise ConfigError(f"expected {expected}'{base}', got {name!r}")
+    base, entry, option = _entry(name)
     request = Request(
         root=root,
         option=option,
@@ -118,6 +117,24 @@ def load_dataset(
     return entry.load(request)
 
 
+def interface_of(name: str, *, image_size: int | None = None) -> Interface:
+    """Return what a net for a data set is made for, without looking at the data.
+
+    Raises:
+        ConfigError: an unknown name, or a data set that has to be looked at.
+
+    >>> interface_of("digits").input_shape
+    (1, 8, 8)
+    """
+    base, entry, option = _entry(name)
+    if entry.interface is None:
+        raise ConfigError(
+            f"what {base} are of is known where they are: make a bundle there with `eaves bundle`, "
+            "and start from it here"
+        )
+    return entry.interface(Request(option=option, image_size=image_size))
+
+
 def dataset_table(root: Path | None) -> list[DatasetRow]:
     """Return a row for each data set, saying whether it is found under ``root``, else EAVES_DATA.
 
@@ -128,6 +145,18 @@ def dataset_table(root: Path | None) -> list[DatasetRow]:
         DatasetRow(name, _state(entry, root), entry.description, entry.terms)
         for name, entry in DATASETS.items()
     ]
+
+
+def _entry(name: str) -> tuple[str, Entry, str]:
+    """Return the name of a data set, what is known about it, and what follows the colon."""
+    base, colon, option = name.partition(":")
+    if base not in DATASETS:
+        raise unknown("data set", base, DATASETS)
+    entry = DATASETS[base]
+    if colon and not (entry.option and option):
+        expected = f"'{base}:{entry.option}' or " if entry.option else ""
+        raise ConfigError(f"expected {expected}'{base}', got {name!r}")
+    return base, entry, option
 
 
 def _state(entry: Entry, root: Path | None) -> str:

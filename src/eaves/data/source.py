@@ -80,6 +80,20 @@ class InMemory(Source):
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """What a net is made for: inputs of one shape, classes by name.
+
+    ``mean`` and ``std`` are those of raw inputs, one per channel; None where the data is elsewhere.
+    """
+
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """A data set, ready to train on.
@@ -96,6 +110,13 @@ class Dataset:
     std: tuple[float, ...]
     augment: str
     valid: Source | None = None
+
+    @property
+    def interface(self) -> Interface:
+        """What a net for this data set is made for."""
+        return Interface(
+            input_shape=self.train.input_shape, classes=self.classes, mean=self.mean, std=self.std
+        )
 
 
 @final

@@ -12,7 +12,7 @@ from eaves.core.net import Normalise, StagedNet, output_shape, staged
 from eaves.core.optimise import OneCycle
 from eaves.data.batches import steps_per_epoch
 from eaves.data.load import load_dataset
-from eaves.data.source import Dataset
+from eaves.data.source import Dataset, Interface
 from eaves.errors import ConfigError
 from eaves.experiments.config import TrainConfig
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
@@ -62,22 +62,9 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
     epoch_steps = steps_per_epoch(len(dataset.train), config.batch_size)
     edge_steps = _capped(config, config.epochs * epoch_steps)
     cloud_steps = _capped(config, (config.cloud_epochs or config.epochs) * epoch_steps)
-    torch.manual_seed(config.seed)
-    whole = _net(config, dataset, net)
-    cut = None if config.method.startswith("full-") else config.cut or _default_cut(config, whole)
-    setup = Setup(
-        net=whole,
-        normalise=Normalise(dataset.mean, dataset.std),
-        input_shape=dataset.train.input_shape,
-        classes=len(dataset.classes),
-        cut=cut or "",
-        bottleneck=config.bottleneck,
-        exit=config.exit,
-        edge_schedule=_schedule(config, edge_steps),
-        cloud_schedule=_schedule(config, cloud_steps),
-        device=pick_device(config.device),
+    method, cut = build_method(
+        config, dataset.interface, edge_steps=edge_steps, cloud_steps=cloud_steps, net=net
     )
-    method = METHODS[config.method](setup)
     _refuse_lone_examples(config, dataset, method)
     return Job(
         config=config,
@@ -90,6 +77,39 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
         edge_steps=edge_steps,
         cloud_steps=cloud_steps,
     )
+
+
+def build_method(
+    config: TrainConfig,
+    interface: Interface,
+    *,
+    edge_steps: int = 1,
+    cloud_steps: int = 1,
+    net: nn.Module | None = None,
+) -> tuple[Method, str | None]:
+    """Build both halves for data of ``interface``; return them and the cut, if there is one.
+
+    Raises:
+        ConfigError: a name or combination that cannot work.
+    """
+    torch.manual_seed(config.seed)
+    whole = _net(config, interface, net)
+    cut = None if config.method.startswith("full-") else config.cut or _default_cut(config, whole)
+    channels = interface.input_shape[0]
+    mean, std = interface.mean or (0.0,) * channels, interface.std or (1.0,) * channels
+    setup = Setup(
+        net=whole,
+        normalise=Normalise(mean, std),
+        input_shape=interface.input_shape,
+        classes=len(interface.classes),
+        cut=cut or "",
+        bottleneck=config.bottleneck,
+        exit=config.exit,
+        edge_schedule=_schedule(config, edge_steps),
+        cloud_schedule=_schedule(config, cloud_steps),
+        device=pick_device(config.device),
+    )
+    return METHODS[config.method](setup), cut
 
 
 def pick_device(name: str) -> torch.device:
@@ -137,15 +157,15 @@ def _schedule(config: TrainConfig, steps: int) -> OneCycle:
     return OneCycle(total_steps=steps, lr=config.lr, precision=config.precision)
 
 
-def _net(config: TrainConfig, dataset: Dataset, net: nn.Module | None) -> StagedNet:
-    input_shape, classes = dataset.train.input_shape, len(dataset.classes)
+def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> StagedNet:
+    input_shape, classes = interface.input_shape, len(interface.classes)
     if net is None:
         return build_net(config.net, classes=classes, input_shape=input_shape, stem=config.stem)
     whole = staged(net)
     answers = output_shape(whole, input_shape)
     if answers != (classes,):
         raise ConfigError(
-            f"expected a net that answers {classes} logits for {dataset.name}, "
+            f"expected a net that answers {classes} logits for {config.data}, "
             f"this one answers {answers}"
         )
     return whole

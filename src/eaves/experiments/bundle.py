@@ -16,40 +16,56 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eaves.data.source import Interface
 from eaves.errors import StateError
 from eaves.experiments.record import RunRecord
-from eaves.methods.setup import Method
 from eaves.runtime.checkpoint import read_tensors, tensors_to_bytes
 from eaves.runtime.files import write_atomically
 
 _FORMAT = 1
 
 
-def write_bundle(folder: Path, method: Method, record: RunRecord, facts: Mapping[str, Any]) -> None:
-    """Replace the bundle in ``folder``.
+def write_bundle(
+    folder: Path,
+    modules: Mapping[str, Mapping[str, nn.Module]],
+    facts: Mapping[str, Any],
+    *,
+    session: str = "",
+) -> None:
+    """Replace the bundle in ``folder`` by the modules of each side (``edge``, ``cloud``).
 
-    ``facts`` describe the interface: input shape, classes, normalisation.
+    ``session`` is the name that halves trained together share; by default made from the weights.
 
     Raises:
         StorageError: the disk is full or refuses.
     """
-    sides = {"edge": method.edge_modules, "cloud": method.cloud_modules}
     digests: dict[str, str] = {}
     shutil.rmtree(folder, ignore_errors=True)
-    for side, modules in sides.items():
-        if not modules:
+    for side, parts in modules.items():
+        if not parts:
             continue
-        content = tensors_to_bytes(nn.ModuleDict(dict(modules)).state_dict())
+        content = tensors_to_bytes(nn.ModuleDict(dict(parts)).state_dict())
         write_atomically(folder / side / "weights.safetensors", content)
         digests[side] = hashlib.sha256(content).hexdigest()
-    described = ("method", "net", "cut", "data", "codec", "config", "versions", "accuracy")
+    together = hashlib.sha256("".join(sorted(digests.values())).encode()).hexdigest()[:16]
     manifest = {
         "format": _FORMAT,
-        **{name: getattr(record, name) for name in described},
         **facts,
+        "session": session or together,
         "sha256": digests,
     }
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def facts_of(record: RunRecord, interface: Interface) -> dict[str, Any]:
+    """Return what a manifest says of a run and of what its net is made for."""
+    described = ("method", "net", "cut", "data", "codec", "config", "versions", "accuracy")
+    return {
+        **{name: getattr(record, name) for name in described},
+        "input_shape": interface.input_shape,
+        "classes": interface.classes,
+        "exit": record.config["exit"],
+    }
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -57,7 +73,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"{folder} is no bundle: cannot read {path.name} ({error})") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != _FORMAT:
@@ -67,7 +83,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path, side: str) -> dict[str, Tensor]:
     """Return the weights of ``side`` (``edge`` or ``cloud``), checked against the manifest."""
-    digests = read_manifest(folder)["sha256"]
+    digests = read_manifest(folder).get("sha256")
+    if not isinstance(digests, dict):
+        raise StateError(f"the manifest of {folder} is damaged: it has no digests")
     if side not in digests:
         raise StateError(f"{folder} holds no weights for the {side}, only {sorted(digests)}")
     return read_tensors(folder / side / "weights.safetensors", digests[side])

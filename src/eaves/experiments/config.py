@@ -5,15 +5,14 @@ Imports no torch, so that the command line can print its help at once.
 
 import hashlib
 import json
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, final, get_args
+from typing import Any, final
 
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
+from eaves.experiments.settings import from_toml, read_text
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("hierarchical", "full-cloud", "full-edge", "split"),
@@ -169,19 +168,19 @@ def expect_between(config: object, name: str, low: float, high: float) -> None:
         raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
 
 
-def expect_choice(config: object, name: str) -> None:
-    """Raise a :class:`ConfigError` where the setting ``name`` is none of :data:`CHOICES`."""
-    if (value := getattr(config, name)) not in CHOICES[name]:
-        raise unknown(name.replace("_", "-"), str(value), CHOICES[name])
+def expect_choice(config: object, name: str, choices: Iterable[str] | None = None) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is none of ``choices``.
+
+    Without ``choices`` they are those of :data:`CHOICES`.
+    """
+    known = CHOICES[name] if choices is None else tuple(choices)
+    if (value := getattr(config, name)) not in known:
+        raise unknown(name.replace("_", "-"), str(value), known)
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML file; raises :class:`ConfigError` for what it cannot be."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    return parse_config(text, str(path))
+    return parse_config(read_text(path), str(path))
 
 
 def resumed_config(folder: Path) -> TrainConfig:
@@ -198,30 +197,7 @@ def resumed_config(folder: Path) -> TrainConfig:
 
 def parse_config(text: str, source: str) -> TrainConfig:
     """Read TOML; ``source`` is named in errors. Unknown keys and wrong types are errors."""
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not TOML: {error}") from error
-    return TrainConfig(**_typed(values, source))
-
-
-def _typed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    types = {field.name: field.type for field in fields(TrainConfig)}
-    result = {}
-    for key, value in values.items():
-        if key not in types:
-            raise unknown(f"key in {source}", key, types)
-        allowed = get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
-        if Path in allowed and isinstance(value, str):
-            value = Path(value)
-        if float in allowed and type(value) is int:
-            value = float(value)
-        if type(value) is not bool and isinstance(value, tuple(allowed)):
-            result[key] = value
-            continue
-        wanted = " or ".join(t.__name__ for t in allowed if t is not type(None))
-        raise ConfigError(f"{source}: expected {key} to be {wanted}, got {value!r}")
-    return result
+    return from_toml(TrainConfig, text, source)
 
 
 def _toml(value: object) -> str:

@@ -44,7 +44,7 @@ class Phase:
 def phases_of(job: Job, store: Store | None) -> list[Phase]:
     """Return the phases of a run in order; ``store`` is needed where uploads are sent once."""
     method, augment = job.method, job.augment
-    every = [augment] * (job.edge_steps // job.epoch_steps + 1)
+    every = _augments(job)
     if store is None:
         return [_pipelined(job, "train", every, job.edge_steps, method.cloud, None)]
     assert method.cloud is not None
@@ -103,6 +103,16 @@ def _pipelined(
         )
 
     return Phase(name, steps, start)
+
+
+def training_batches(job: Job, first: int) -> Iterator[Batch]:
+    """Return the batches that training takes from step ``first`` on."""
+    return _stream(job, _augments(job), first, job.edge_steps)
+
+
+def _augments(job: Job) -> list[str]:
+    """Return the augmentation of every pass over the data, the last of which may be cut short."""
+    return [job.augment] * (job.edge_steps // job.epoch_steps + 1)
 
 
 def _stream(job: Job, augments: list[str], first: int, last: int) -> Iterator[Batch]:

@@ -197,8 +197,7 @@ class PlanConfig:
             for name in names:
                 if getattr(self, name) is not None:
                     expect_between(self, name, 0, most)
-        if self.objective not in OBJECTIVES:
-            raise unknown("objective", self.objective, OBJECTIVES)
+        expect_choice(self, "objective", OBJECTIVES)
         for place in (self.edge, self.cloud):
             _known_place(place)
         self._check_methods()

@@ -31,6 +31,7 @@ from eaves.experiments.record import hardware, versions
 from eaves.nets.build import build_net
 from eaves.planner.measure import Conditions, measure
 from eaves.planner.profile import Profile
+from eaves.runtime.process import set_up
 
 _BATCHES_MADE_UP = 4
 _MOST_VALUES = 2**30  # of all images made up: they pass through memory as some 16 bytes each
@@ -58,7 +59,7 @@ def take_profile(
         ConfigError: a name or combination that cannot work.
         DataError: the data set is missing or damaged.
     """
-    torch.set_num_threads(config.threads)
+    set_up(config.threads)
     torch.manual_seed(0)
     size, net_name = config.batch_size or 128, config.net or "small"
     material = _material(config, size)

@@ -13,6 +13,7 @@ import torch
 from eaves import __version__
 from eaves.core.rates import Rate
 from eaves.experiments.build import Job
+from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
 
 
@@ -43,6 +44,8 @@ class RunRecord:
     bytes: dict[str, float | None]
     memory: dict[str, int]
     complete: bool
+    network: dict[str, Any] | None = None
+    """How the run went over a network; None where the link was emulated."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -57,8 +60,8 @@ def record_of(
     job: Job, totals: Totals, steps: int, accuracy: dict[str, Rate | None], *, complete: bool
 ) -> RunRecord:
     """Put together the record of a run that took ``steps`` steps."""
-    config, method = job.config, job.method
-    sends = method.cloud is not None
+    config = job.config
+    sends = config.method != "full-edge"
     return RunRecord(
         method=config.method,
         net=config.net,
@@ -89,6 +92,12 @@ def record_of(
         },
         complete=complete,
     )
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write ``record.json``; raises :class:`StorageError`."""
+    content = json.dumps(record.as_json(), indent=1, allow_nan=False).encode()
+    write_atomically(folder / "record.json", content)
 
 
 def _times(totals: Totals) -> dict[str, float]:

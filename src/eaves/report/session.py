@@ -1,11 +1,7 @@
 """A training session in the terminal: the run, the runs it is compared with, the table."""
 
 import json
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +12,7 @@ from eaves.experiments.config import TrainConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
 from eaves.report.live import Live
+from eaves.report.signals import interruptible
 from eaves.report.stdout import console
 from eaves.report.tables import comparison_table
 
@@ -36,10 +33,10 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
             "with --overwrite, or choose another --out"
         )
     records: dict[str, dict[str, Any]] = {}
-    with _ctrl_c() as stop:
+    with interruptible() as asked:
         for name, one in runs.items():
             record = finished(one) if resume else None
-            record = record or _run(one, name, err, stop, resume=resume)
+            record = record or _run(one, name, err, asked.stop, resume=resume)
             if not record["complete"]:
                 hint = f"interrupted; go on with: eaves train --resume {config.out}"
                 err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
@@ -64,21 +61,3 @@ def _run(
             else:
                 record: RunRecord = event
     return record.as_json()
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C (or SIGTERM) into an event; the second interrupts at once."""
-    stop = threading.Event()
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -62,8 +62,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
             name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
             for name, entry in index["states"].items()
         }
+        facts = [index["facts"], *(state.facts for state in states.values())]
+        if not all(isinstance(found, dict) for found in facts):
+            raise TypeError("expected facts by their names")
         return states, index["facts"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise StateError(f"{path} is damaged ({error!r}); remove it to start anew") from error
 
 

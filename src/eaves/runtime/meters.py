@@ -45,8 +45,12 @@ class Totals:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Totals":
-        """Read what :meth:`as_json` wrote."""
+        """Read what :meth:`as_json` wrote; ``TypeError`` or ``KeyError`` for something else."""
         meters = {name: Meter(**facts[name]) for name in ("edge", "link", "cloud")}
+        sums = {name: value for name, value in facts.items() if name not in meters}
+        for found in (sums, *(facts[name] for name in meters)):
+            if not all(type(n) in (int, float) for n in found.values()):
+                raise TypeError(f"expected figures, got {found}")
         return cls(**{**facts, **meters})
 
 

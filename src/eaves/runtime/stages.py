@@ -27,7 +27,7 @@ from torch import Tensor
 from eaves.codecs.base import decode
 from eaves.codecs.upload import pack_upload, unpack_upload
 from eaves.core.roles import Batch, CloudLearner, EdgeLearner, Upload
-from eaves.errors import DivergedError
+from eaves.errors import DivergedError, PayloadError
 from eaves.runtime.channel import Channel
 from eaves.runtime.meters import Smoothed, Totals
 from eaves.runtime.traffic import Mark, Parcel, Snapshot, Wire
@@ -122,7 +122,11 @@ class EdgeStage:
         lanes.sleep_until(reply.ready_at)
         meter.waiting_s += perf_counter() - asked
         started = perf_counter()
-        self._edge.receive(decode(reply.data))
+        gradient = decode(reply.data)
+        try:
+            self._edge.receive(gradient)
+        except ValueError as error:  # it came from outside, and is not the caller's mistake
+            raise PayloadError(f"the cloud's reply does not fit: {error}") from error
         self._spend(started)
 
     def _spend(self, started: float) -> None:

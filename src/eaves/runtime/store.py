@@ -102,9 +102,12 @@ class Store:
         self._index.seek(0)
         content = self._index.read(keep * _LENGTH.itemsize)
         whole = len(content) // _LENGTH.itemsize  # a crash may have cut the last length
-        ends: list[int] = np.cumsum(np.frombuffer(content, _LENGTH, whole), dtype=np.int64).tolist()
+        lengths = np.frombuffer(content, _LENGTH, whole)
+        ends: list[int] = np.cumsum(lengths, dtype=np.int64).tolist()
         stored = os.fstat(self._data.fileno()).st_size
-        if (found := sum(end <= stored for end in ends)) < keep:
+        # Each length too: a huge one would make the sum overflow.
+        fits = (lengths <= stored) & (np.array(ends, np.int64) <= stored)
+        if (found := int(np.logical_and.accumulate(fits).sum())) < keep:
             raise StateError(
                 f"{folder} holds {found} whole uploads, expected {keep}: "
                 "it is damaged or belongs to another run"

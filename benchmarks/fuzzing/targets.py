@@ -1,0 +1,32 @@
+"""The visible table of all targets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from benchmarks.fuzzing import files, payloads, states, wire
+from benchmarks.fuzzing.contract import Target
+
+_KINDS: Final[Sequence[type[Target]]] = (
+    payloads.Decode,
+    payloads.Unpack,
+    payloads.Train,
+    payloads.Ask,
+    payloads.Hear,
+    payloads.Reply,
+    wire.Messages,
+    wire.AgreedTerms,
+    wire.WholeService,
+    wire.Receipts,
+    files.SpoolFiles,
+    files.Stored,
+    files.Credentials,
+    files.Certificate,
+    files.Entrance,
+    files.Register,
+    states.CloudCheckpoint,
+    states.EdgeCheckpoint,
+    states.Bundle,
+    states.Rule,
+    files.Settings,
+)
+TARGETS: Final[Mapping[str, type[Target]]] = {kind.name: kind for kind in _KINDS}

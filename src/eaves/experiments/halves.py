@@ -1,0 +1,199 @@
+"""From a configuration or a bundle to one half of a method, for the machine that runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from eaves.core.net import output_shape
+from eaves.data.load import interface_of
+from eaves.data.source import Interface
+from eaves.errors import ConfigError, StateError
+from eaves.experiments.build import Job, build_job, build_method, wire_of
+from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
+from eaves.experiments.config import TrainConfig, load_config
+from eaves.experiments.settings import from_values
+from eaves.methods.setup import Method
+from eaves.network.half import Accepts, Half
+from eaves.network.keeper import new_session
+from eaves.network.wire import Terms
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a half is made from: a configuration; or a bundle, with weights and a session."""
+
+    config: TrainConfig
+    interface: Interface | None = None
+    session: str = ""
+    bundle: Path | None = None
+    accuracy: Mapping[str, Any] | None = None
+    """What the bundle's halves had when it was written; None before training."""
+
+
+def open_origin(path: Path) -> Origin:
+    """Read a TOML file, or a bundle (or the folder of a run that has left one).
+
+    Raises:
+        ConfigError: there is neither, or it cannot be.
+        StateError: the bundle is damaged.
+    """
+    if path.is_dir():
+        folder = path if (path / "manifest.json").exists() else path / "bundle"
+        manifest = read_manifest(folder)
+        try:
+            config = from_values(TrainConfig, manifest["config"], str(folder / "manifest.json"))
+            interface = _interface(manifest["input_shape"], manifest["classes"])
+            return Origin(
+                config=config,
+                interface=interface,
+                session=str(manifest["session"]),
+                bundle=folder,
+                accuracy=manifest["accuracy"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"the manifest of {folder} is damaged: {error!r}") from error
+    return Origin(config=load_config(path))
+
+
+def _interface(shape: object, classes: object) -> Interface:
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and n > 0 for n in shape)
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+    ):
+        raise ValueError("expected three sizes of an input, and classes by their names")
+    channels, height, width = shape
+    return Interface(input_shape=(channels, height, width), classes=tuple(classes))
+
+
+def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
+    """Build the cloud half; the edge's weights are neither read nor kept.
+
+    Raises:
+        ConfigError: a method or combination that a cloud cannot serve.
+        StateError: the bundle does not hold the cloud's half.
+    """
+    config = replace(origin.config, device=device)
+    _refuse(config)
+    interface = origin.interface or interface_of(config.data, image_size=config.image_size)
+    if origin.bundle is None and config.method == "full-cloud" and interface.mean is None:
+        raise ConfigError(
+            "full-cloud normalises inputs in the cloud, which does not know their mean here: make "
+            "a bundle where the data is, with `eaves bundle`, and start from it"
+        )
+    method, cut = build_method(config, interface)
+    terms = terms_of(config, interface, method, cut)
+    assert method.cloud is not None  # _refuse has seen to it
+    assert method.cloud_predictor is not None
+    load_weights(origin, "cloud", method.cloud_modules)
+    accepts = Accepts(
+        feature_shape=tuple(terms["feature_shape"]),
+        dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
+        classes=len(interface.classes),
+    )
+    half = Half(
+        learner=method.cloud,
+        predictor=method.cloud_predictor,
+        accepts=accepts,
+        reply_codec=wire_of(config).reply_codec,
+    )
+    return half, replace(method, edge_modules={}), terms
+
+
+def edge_job(origin: Origin) -> tuple[Job, Terms]:
+    """Build the edge half and its data; the cloud's half is not kept.
+
+    Raises:
+        ConfigError: a combination that cannot work, or data that the bundle is not for.
+        DataError: the data set is missing or damaged.
+        StateError: the bundle does not hold the edge's half.
+    """
+    _refuse(origin.config)
+    job = build_job(origin.config)
+    ours, theirs = job.dataset.interface, origin.interface
+    if theirs is not None and (ours.input_shape, ours.classes) != (
+        theirs.input_shape,
+        theirs.classes,
+    ):
+        raise ConfigError(
+            f"the bundle is for inputs {theirs.input_shape} of the classes "
+            f"{', '.join(theirs.classes)}; {job.config.data} has inputs {ours.input_shape} of the "
+            f"classes {', '.join(ours.classes)}"
+        )
+    load_weights(origin, "edge", job.method.edge_modules)
+    terms = terms_of(job.config, ours, job.method, job.cut)
+    method = replace(job.method, cloud=None, cloud_predictor=None, cloud_modules={})
+    return replace(job, method=method), terms
+
+
+def terms_of(
+    config: TrainConfig, interface: Interface, method: Method, cut: str | None
+) -> dict[str, Any]:
+    """Return what both halves must agree on."""
+    edge = method.edge_modules.get("edge")
+    shape = interface.input_shape if edge is None else output_shape(edge, interface.input_shape)
+    return {
+        "method": config.method,
+        "net": config.net,
+        "stem": config.stem,
+        "cut": cut,
+        "bottleneck": config.bottleneck,
+        "input_shape": list(interface.input_shape),
+        "feature_shape": list(shape),
+        "classes": list(interface.classes),
+    }
+
+
+def load_weights(origin: Origin, side: str, modules: Mapping[str, nn.Module]) -> None:
+    """Load the bundle's weights of one side, if there is a bundle and the side has any.
+
+    Raises:
+        StateError: they are missing, damaged, or of another net.
+    """
+    if origin.bundle is None or not modules:
+        return
+    try:
+        nn.ModuleDict(dict(modules)).load_state_dict(read_weights(origin.bundle, side))
+    except RuntimeError as error:
+        raise StateError(f"the weights in {origin.bundle / side} are of another net") from error
+
+
+def write_untrained(config: TrainConfig, folder: Path) -> None:
+    """Write a bundle of both halves as training begins with them, from the data at hand.
+
+    Raises:
+        ConfigError: a combination that cannot work, or a folder that holds something.
+        DataError: the data set is missing or damaged.
+        StorageError: the disk is full.
+    """
+    _refuse(config)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
+    job = build_job(config)
+    facts = {
+        "method": config.method,
+        "net": config.net,
+        "cut": job.cut,
+        "data": config.data,
+        "codec": job.wire.codec.name,
+        "config": config.to_dict(),
+        "accuracy": None,
+        "input_shape": job.dataset.interface.input_shape,
+        "classes": job.dataset.classes,
+    }
+    sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
+    write_bundle(folder, sides, facts, session=new_session())
+
+
+def _refuse(config: TrainConfig) -> None:
+    if config.method == "full-edge":
+        raise ConfigError("full-edge sends nothing: train it with `eaves train`, on the device")
+    if config.send != "every-epoch":
+        raise ConfigError("--send once is for `eaves train`; a network run sends every epoch")

@@ -1,0 +1,231 @@
+"""The cloud half as a service: a generator of what it is doing, until it is told to stop."""
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, final
+
+import grpc
+
+from eaves import __version__
+from eaves.errors import ConfigError, EavesError
+from eaves.experiments.build import wire_of
+from eaves.experiments.bundle import write_bundle
+from eaves.experiments.halves import Origin, cloud_half
+from eaves.experiments.netconfig import ServeConfig, parse_address
+from eaves.network.counts import Counts
+from eaves.network.credentials import Gate
+from eaves.network.group import Group, find_group
+from eaves.network.keeper import Keeper
+from eaves.network.ledger import Ledger
+from eaves.network.metrics import Metrics
+from eaves.network.server import Limits, Server, Service
+from eaves.network.trainer import Trainer
+from eaves.network.wire import pack_terms
+from eaves.runtime.process import set_up
+
+_MB = 10**6
+_TICK_S = 0.5
+_QUIET_S = 5.0
+_SWITCH_S = 0.0005  # see runtime/pipeline.py
+_log = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True)
+class ServeProgress:
+    """What a cloud is doing."""
+
+    port: int
+    session: str
+    connected: int
+    finished: int
+    ledger: Ledger
+    counts: Counts
+    figures: dict[str, float]
+    waiting: int
+
+
+def serve(
+    origin: Origin,
+    config: ServeConfig,
+    gate: Gate,
+    credentials: grpc.ServerCredentials | None,
+    *,
+    stop: threading.Event,
+) -> Iterator[ServeProgress]:
+    """Serve until ``stop``, or until all edges have trained if so configured; yield twice a second.
+
+    The last event is yielded after everything is on disk.
+
+    Raises:
+        ConfigError: an address that cannot be had, a method that a cloud cannot serve.
+        StateError: ``config.out`` holds another training, or is damaged.
+        StorageError: the disk is full as the service starts or ends.
+    """
+    set_up(config.threads)
+    sys.setswitchinterval(_SWITCH_S)
+    with closing(find_group()) as group, ExitStack() as stack:
+        service = _Service(origin, config, group)
+        stack.callback(service.keeper.close)
+        port = service.start(gate, credentials)
+        stack.callback(service.end)
+        if config.metrics:
+            address = parse_address(shifted(config.metrics, group.rank))
+            stack.enter_context(closing(Metrics(service.trainer, *address)))
+        done = _Done(config)
+        while not (stop.wait(_TICK_S) or done.now(service.trainer)) and service.worker.is_alive():
+            service.write_when_trained()
+            yield _progress(service.trainer, port)
+    if service.worker.error is not None:
+        raise service.worker.error
+    service.write()
+    yield _progress(service.trainer, port)
+
+
+@final
+class _Service:
+    """What a service is made of: the half, its trainer and the trainer's thread, the server."""
+
+    def __init__(self, origin: Origin, config: ServeConfig, group: Group):
+        self._origin, self._config, self._group = origin, config, group
+        half, self._method, self._terms = cloud_half(origin, config.device)
+        if config.merge > 1 and not self._method.edge.one_way:
+            raise ConfigError(
+                f"--merge {config.merge} is for methods that send nothing back; "
+                f"{origin.config.method} replies to every upload"
+            )
+        folder = config.out / "checkpoint"
+        self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
+        self.trainer = Trainer(
+            half,
+            self.keeper,
+            group,
+            edges=config.edges,
+            merge=config.merge,
+            max_queries=config.max_queries,
+            session=origin.session,
+        )
+        self.worker = _Worker(self.trainer)
+        self._server: Server | None = None
+        self._written = False
+
+    def start(self, gate: Gate, credentials: grpc.ServerCredentials | None) -> int:
+        """Listen and work; return the port.
+
+        Raises:
+            ConfigError: the address cannot be had.
+        """
+        limits = _limits(self._config)
+        service = Service(self.trainer, gate, self._terms, limits, version=__version__)
+        server = Server(service, limits)
+        port = server.start(shifted(self._config.listen, self._group.rank), credentials)
+        self._server = server
+        self.worker.start()
+        return port
+
+    def end(self) -> None:
+        """Let nobody in, finish what waits, keep it, tell the edges, hang up."""
+        assert self._server is not None  # start() has returned
+        self._server.drain()
+        self.worker.end()
+        self._server.stop()
+
+    def write_when_trained(self) -> None:
+        """Leave a bundle as soon as all edges have trained to their end."""
+        if not self._written and self.trainer.accounts().all_durable(self._config.edges):
+            self.write()
+
+    def write(self) -> None:
+        """Leave the cloud's half as a bundle; rank 0 does, for all."""
+        self._written = True
+        if self._group.rank:
+            return
+        config = self._origin.config
+        facts: dict[str, Any] = {
+            **{k: self._terms[k] for k in ("method", "net", "cut", "input_shape", "classes")},
+            "data": config.data,
+            "codec": wire_of(config).codec.name,
+            "config": config.to_dict(),
+            "accuracy": self._origin.accuracy,
+            "uploads": self.trainer.accounts().as_json(),
+        }
+        sides = {"cloud": self._method.cloud_modules}
+        write_bundle(self._config.out / "bundle", sides, facts, session=self.trainer.session)
+
+
+@final
+class _Worker(threading.Thread):
+    """The trainer's thread."""
+
+    def __init__(self, trainer: Trainer):
+        super().__init__(name="eaves-trainer")
+        self._trainer = trainer
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._trainer.run()
+        except BaseException as error:  # handed to the main thread
+            self.error = error
+            if not isinstance(error, EavesError):
+                _log.exception("the trainer has failed")
+
+    def end(self) -> None:
+        """Let it finish what waits."""
+        self._trainer.stop()
+        if self.is_alive():
+            self.join()
+
+
+def _limits(config: ServeConfig) -> Limits:
+    return Limits(
+        max_message_bytes=int(config.max_message_mb * _MB),
+        max_edges=config.max_edges,
+        uploads_per_s=config.uploads_per_s,
+        bytes_per_s=None if config.mb_per_s is None else config.mb_per_s * _MB,
+    )
+
+
+@final
+class _Done:
+    """Tells when all edges have trained, and have asked what they wanted to ask."""
+
+    def __init__(self, config: ServeConfig):
+        self._config, self._queries, self._quiet_since = config, -1, monotonic()
+
+    def now(self, trainer: Trainer) -> bool:
+        """Whether the service may end; to be asked regularly."""
+        if not (self._config.exit_when_done and trainer.accounts().all_durable(self._config.edges)):
+            return False
+        if trainer.counts.queries != self._queries or trainer.connected():
+            self._queries, self._quiet_since = trainer.counts.queries, monotonic()
+        return monotonic() - self._quiet_since > _QUIET_S
+
+
+def shifted(address: str, ports: int) -> str:
+    """Return an address that many ports further, for the next process of a group.
+
+    >>> shifted("127.0.0.1:7443", 2)
+    '127.0.0.1:7445'
+    """
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + ports if int(port) else 0}"
+
+
+def _progress(trainer: Trainer, port: int) -> ServeProgress:
+    ledger = trainer.accounts()
+    return ServeProgress(
+        port=port,
+        session=trainer.session,
+        connected=len(trainer.connected()),
+        finished=ledger.finished(),
+        ledger=ledger,
+        counts=replace(trainer.counts),
+        figures=dict(trainer.figures.means),
+        waiting=len(trainer.work),
+    )

@@ -1,0 +1,60 @@
+"""Queries to a cloud: features up, logits down, within a deadline."""
+
+from typing import Final, final
+
+import grpc
+from torch import Tensor
+
+from eaves.codecs.base import decode
+from eaves.errors import PayloadError
+from eaves.network.channel import Target, connect
+from eaves.network.credentials import explain
+from eaves.network.eaves_pb2 import Answer, Query
+from eaves.network.refusals import FATAL, RefusedError
+from eaves.network.wire import INFER, PROTOCOL, pack, unpack
+
+_LARGEST_BYTES: Final = 16 * 2**20  # of an answer
+
+
+@final
+class NoAnswerError(Exception):
+    """The cloud has not answered in time, or cannot be reached; the message says which."""
+
+
+@final
+class CloudClient:
+    """A connection for queries; it is made when it is first used, and again when it breaks.
+
+    ``session`` is that of the edge's bundle: another cloud's answers would be noise.
+    """
+
+    def __init__(self, target: Target, session: str):
+        self._target, self._session = target, session
+        self._channel = connect(target)
+        self._infer = self._channel.unary_unary(INFER, pack, unpack(Answer))
+
+    def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
+        """Return the cloud's logits (B, K) for encoded features.
+
+        Raises:
+            NoAnswerError: there is no answer in time.
+            PayloadError: what came is no answer.
+            RefusedError: the cloud refuses this edge or its bundle.
+        """
+        query = Query(protocol=PROTOCOL, session=self._session, payload=payload)
+        try:
+            answer = self._infer(query, timeout=timeout_s, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            details = explain(error) or error.details() or error.code().name
+            if error.code() in FATAL:
+                raise RefusedError(
+                    f"the cloud at {self._target.address} refuses: {details}"
+                ) from error
+            raise NoAnswerError(details) from error
+        if answer is None:
+            raise PayloadError(f"what came from {self._target.address} is no answer")
+        return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()

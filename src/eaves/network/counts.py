@@ -1,0 +1,27 @@
+"""What a cloud has done since it started."""
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass
+class Counts:
+    """Sums, for metrics and status. One thread writes them."""
+
+    uploads: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    samples: int = 0
+    bytes_in: int = 0
+    steps: int = 0
+    step_s: float = 0.0
+    step_uploads: int = 0
+    """Uploads in the last step: how full it was."""
+    queries: int = 0
+    answered: int = 0
+    """Examples in queries."""
+    answer_batches: int = 0
+    answer_s: float = 0.0
+    checkpoints: int = 0
+    failed_checkpoints: int = 0

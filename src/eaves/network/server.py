@@ -1,0 +1,401 @@
+"""The cloud's front: gRPC streams and queries in, work for the trainer out.
+
+All of it runs in one event loop in a thread of its own; nothing here computes.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, fields
+from time import monotonic
+from typing import Any, Final, TypeAlias, final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from eaves.errors import ConfigError, EavesError, PayloadError
+from eaves.network.credentials import Gate, Peer
+from eaves.network.eaves_pb2 import (
+    Answer,
+    CloudMessage,
+    EdgeMessage,
+    EdgeStatus,
+    Hello,
+    Query,
+    StatusReply,
+    StatusRequest,
+    Welcome,
+)
+from eaves.network.ledger import Run
+from eaves.network.line import Connection, Pace
+from eaves.network.refusals import BusyError, LateError, SupersededError, code_of
+from eaves.network.trainer import Trainer
+from eaves.network.wire import (
+    MAX_MESSAGE_BYTES,
+    PING_S,
+    PONG_S,
+    PROTOCOL,
+    SERVICE,
+    Terms,
+    expect_same_terms,
+    pack,
+    pack_terms,
+    server_options,
+    unpack,
+    unpack_terms,
+)
+from eaves.network.workqueue import QueryWork, UploadWork
+
+_TICK_S: Final = 1.0  # how soon a revoked edge is noticed
+_MAX_RUN_NAME: Final = 64
+_MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
+_log = logging.getLogger(__name__)
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What edges may ask of a cloud. The rates are those of each edge."""
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_edges: int = 1000
+    """Open training streams."""
+    max_waiting_queries: int = 1024
+    uploads_per_s: float | None = None
+    bytes_per_s: float | None = None
+    depth: int = 4
+    """Uploads of one edge that wait for the trainer."""
+    handshake_s: float = 10.0
+    """Who has connected must have said in time how to go on (TLS, HTTP/2),"""
+    hello_s: float = 10.0
+    """and which edge it is."""
+    ping_s: float = PING_S
+    pong_s: float = PONG_S
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"expected {field.name} above 0, got {value}")
+
+
+@final
+class Service:
+    """The methods of ``eaves.proto``, for a trainer."""
+
+    def __init__(
+        self, trainer: Trainer, gate: Gate, terms: Terms, limits: Limits, *, version: str = ""
+    ):
+        """``version`` is that of the package, for messages to people."""
+        self._trainer, self._gate, self._terms, self._limits = trainer, gate, terms, limits
+        self._version = version
+        self._open: dict[str, Connection] = {}
+        self._paces: dict[str, tuple[Pace, Pace]] = {}  # also while an edge is away
+        self._queries = 0
+        self.stopping = False
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return the methods, as gRPC takes them."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Train": grpc.stream_stream_rpc_method_handler(
+                    self.train, unpack(EdgeMessage), pack
+                ),
+                "Infer": grpc.unary_unary_rpc_method_handler(self.infer, unpack(Query), pack),
+                "Status": grpc.unary_unary_rpc_method_handler(
+                    self.status, unpack(StatusRequest), pack
+                ),
+            },
+        )
+
+    async def train(
+        self, messages: AsyncIterator[EdgeMessage | None], context: Context
+    ) -> AsyncIterator[Message]:
+        """One edge's training."""
+        try:
+            peer = self._admit(context)
+            async for message in self._trained(messages, peer):
+                yield message
+        except EavesError as error:
+            _log.info("a stream ended", extra={"peer": context.peer(), "why": str(error)})
+            await _abort(context, error)
+
+    async def _trained(
+        self, messages: AsyncIterator[EdgeMessage | None], peer: Peer
+    ) -> AsyncIterator[Message]:
+        hello = await _first(messages, self._limits.hello_s)
+        self._check(hello)
+        if len(self._open) >= self._limits.max_edges and peer.name not in self._open:
+            raise BusyError(f"{len(self._open)} edges are connected, which is the limit")
+        line = Connection(Run(peer.name, hello.run), depth=self._limits.depth)
+        offset = self._trainer.port_offset(line.run)
+        applied = self._trainer.open(line, steps=hello.steps, memory_bytes=hello.memory_bytes)
+        if (older := self._open.get(peer.name)) is not None:
+            older.refuse(_superseded(peer.name))
+        self._open[peer.name] = line
+        reader = asyncio.create_task(self._read(messages, line, peer))
+        reader.add_done_callback(lambda task: _ended(task, line))
+        _log.info("an edge is connected", extra={"edge": peer.name, "applied": applied})
+        try:
+            yield CloudMessage(
+                welcome=Welcome(
+                    session=self._trainer.session,
+                    applied=applied,
+                    max_message_bytes=self._limits.max_message_bytes,
+                    port_offset=offset,
+                )
+            )
+            async for message in self._receipts(line, reader, peer):
+                yield message
+        finally:
+            reader.cancel()
+            self._trainer.close(line)
+            if self._open.get(peer.name) is line:
+                del self._open[peer.name]
+            _log.info("an edge is gone", extra={"edge": peer.name})
+
+    async def _receipts(
+        self, line: Connection, reader: "asyncio.Task[None]", peer: Peer
+    ) -> AsyncIterator[Message]:
+        while True:
+            receipt = await line.next(0.0 if reader.done() else _TICK_S)
+            self._gate.expect_allowed(peer)
+            if receipt is not None:
+                yield _message(receipt.applied, receipt.durable, receipt.reply)
+            elif reader.done():
+                reader.result()
+                return
+
+    async def _read(
+        self, messages: AsyncIterator[EdgeMessage | None], line: Connection, peer: Peer
+    ) -> None:
+        uploads, payloads = self._paces.setdefault(
+            peer.name, (Pace(self._limits.uploads_per_s), Pace(self._limits.bytes_per_s))
+        )
+        check_at = 0.0
+        async for message in messages:
+            if (now := monotonic()) >= check_at:  # here too: it may not read its receipts
+                self._gate.expect_allowed(peer)
+                check_at = now + _TICK_S
+            kind = message.WhichOneof("kind") if message is not None else None
+            if message is None or kind not in ("upload", "finish"):
+                raise PayloadError(f"expected an upload, got {kind or 'bytes that are no message'}")
+            if kind == "finish":
+                self._trainer.finish(line.run, message.finish.seq)
+                continue
+            seq, follows = message.upload.seq, message.upload.follows
+            payload = message.upload.payload  # a copy: once is enough
+            pause_s = max(uploads.delay_s(1), payloads.delay_s(len(payload)))
+            if pause_s > 0:  # not read meanwhile: the edge's spool takes it
+                await asyncio.sleep(pause_s)
+            await line.room()
+            self._trainer.work.put(UploadWork(line, seq, follows, payload))
+
+    async def infer(self, query: Query | None, context: Context) -> Message:
+        """One batch of inference."""
+        try:
+            self._admit(context)
+            if query is None:
+                raise PayloadError("expected a query, got bytes that are no message")
+            _expect_protocol(query.protocol, "?", self._version)
+            if query.session and query.session != self._trainer.session:
+                raise ConfigError(_other_session(query.session, self._trainer.session))
+            if self._queries >= self._limits.max_waiting_queries:
+                raise BusyError(f"{self._queries} queries are waiting, which is the limit")
+            return Answer(payload=await self._answered(query.payload))
+        except EavesError as error:
+            await _abort(context, error)
+            raise AssertionError("abort has raised") from error
+
+    async def _answered(self, payload: bytes) -> bytes:
+        work = QueryWork(payload)
+        self._queries += 1
+        try:
+            self._trainer.work.put(work)
+            return await asyncio.wrap_future(work.answer)
+        finally:
+            self._queries -= 1
+
+    async def status(self, request: StatusRequest | None, context: Context) -> Message:
+        """Say what this edge has sent, and what the cloud is."""
+        try:
+            peer = self._admit(context)
+        except EavesError as error:
+            await _abort(context, error)
+        accounts, connected = self._trainer.accounts().accounts, self._trainer.connected()
+        return StatusReply(
+            protocol=PROTOCOL,
+            version=self._version,
+            session=self._trainer.session,
+            terms=pack_terms(self._terms),
+            steps=self._trainer.counts.steps,
+            edges=[
+                EdgeStatus(
+                    name=run.edge,
+                    applied=account.applied,
+                    durable=account.durable,
+                    connected=run in connected,
+                    finished=account.finished,
+                )
+                for run, account in accounts.items()
+                if run.edge == peer.name
+            ],
+        )
+
+    def end_all(self) -> None:
+        """End the training streams; the edges will come back."""
+        for line in self._open.values():
+            line.refuse(BusyError("the cloud has stopped; try again later"))
+
+    def _admit(self, context: Context) -> Peer:
+        if self.stopping:
+            raise BusyError("the cloud is stopping; try again later")
+        metadata = {str(k): v for k, v in context.invocation_metadata() or ()}
+        return self._gate.identify(context.auth_context(), metadata)
+
+    def _check(self, hello: Hello) -> None:
+        _expect_protocol(hello.protocol, hello.version, self._version)
+        expect_same_terms(unpack_terms(hello.terms), self._terms)
+        if hello.session and hello.session != self._trainer.session:
+            raise ConfigError(_other_session(hello.session, self._trainer.session))
+        run = hello.run
+        if not (0 < len(run) <= _MAX_RUN_NAME and run.isascii() and run.isalnum()):
+            raise PayloadError(f"expected a run's name of letters and digits, got {run[:80]!r}")
+        if not 0 < hello.steps < 2**48:
+            raise PayloadError(f"expected a run of 1 step or more, got {hello.steps}")
+
+
+def _message(applied: int, durable: int, reply: bytes) -> Message:
+    message = CloudMessage()
+    message.receipt.applied, message.receipt.durable = applied, durable
+    message.receipt.reply = reply
+    return message
+
+
+def _ended(reader: "asyncio.Task[None]", line: Connection) -> None:
+    if not reader.cancelled():
+        reader.exception()  # seen: where the stream has ended for another reason, nobody asks
+    line.wake()
+
+
+async def _abort(context: Context, error: EavesError) -> None:
+    await context.abort(code_of(error), str(error)[:_MAX_WORDS])
+
+
+async def _first(messages: AsyncIterator[EdgeMessage | None], patience_s: float) -> Hello:
+    try:
+        async with asyncio.timeout(patience_s):
+            message = await anext(messages, None)
+    except TimeoutError as error:
+        raise LateError(f"no hello came within {patience_s:g} s") from error
+    if message is None or message.WhichOneof("kind") != "hello":
+        raise PayloadError("expected a hello as the first message; is the sender an Eaves edge?")
+    return message.hello
+
+
+def _expect_protocol(protocol: int, edge: str, cloud: str) -> None:
+    if protocol != PROTOCOL:
+        raise ConfigError(
+            f"the edge (Eaves {edge[:20]}) speaks version {protocol} of the protocol, the cloud "
+            f"(Eaves {cloud}) version {PROTOCOL}; install the same Eaves on both sides"
+        )
+
+
+def _superseded(name: str) -> SupersededError:
+    return SupersededError(
+        f"edge {name} has connected once more, and the newer connection stays: do two devices use "
+        "the same name or credentials?"
+    )
+
+
+def _other_session(edge: str, cloud: str) -> str:
+    return (
+        f"the edge belongs to session {edge[:40]}, this cloud to session {cloud}: their halves "
+        "were not trained together. Bring back the cloud's folder (--out), or start the edge anew "
+        "(--overwrite)"
+    )
+
+
+@final
+class Server:
+    """The service on a port, in a thread of its own."""
+
+    def __init__(self, service: Service, limits: Limits):
+        self._service, self._limits = service, limits
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="eaves-server")
+        self._server: grpc.aio.Server | None = None
+        self._health: Any = None
+
+    def start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Listen; return the port.
+
+        Raises:
+            ConfigError: the address cannot be had.
+        """
+        self._thread.start()
+        try:
+            port: int = self._call(self._start(address, credentials))
+            return port
+        except RuntimeError as error:
+            self.stop()
+            raise ConfigError(
+                f"cannot listen on {address}: is the port in use, or the address of another "
+                "machine? Choose another --listen"
+            ) from error
+
+    async def _start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        limits = self._limits
+        self._server = grpc.aio.server(
+            handlers=[self._service.handlers()],
+            options=list(
+                server_options(
+                    limits.max_message_bytes,
+                    handshake_s=limits.handshake_s,
+                    ping_s=limits.ping_s,
+                    pong_s=limits.pong_s,
+                )
+            ),
+            maximum_concurrent_rpcs=limits.max_edges + limits.max_waiting_queries + 64,
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
+        await self._server.start()
+        return int(port)
+
+    def drain(self) -> None:
+        """Let nobody in any more; those who are in stay."""
+        self._service.stopping = True
+        if self._health is not None:
+            self._call(self._health.enter_graceful_shutdown())
+
+    def stop(self, grace_s: float = 1.0) -> None:
+        """End all streams and the thread."""
+        self._service.stopping = True
+        if self._server is not None:
+            self._call(self._stop(grace_s))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _stop(self, grace_s: float) -> None:
+        assert self._server is not None
+        self._service.end_all()
+        await self._server.stop(grace_s)
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

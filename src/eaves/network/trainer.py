@@ -1,0 +1,283 @@
+"""The cloud half at work: learns from uploads, answers queries, and keeps what it has learnt.
+
+One thread owns the nets. An upload is learnt from once, in the order of its edge: one with a number
+that is already applied is acknowledged again and not learnt from; one that leaves a gap is refused.
+Weights and numbers are in one checkpoint, so that after a crash the edges send again exactly what
+the weights have not seen.
+
+Several processes may train the same half (:mod:`eaves.network.group`). They take turns together:
+in each, all say what they have, those with uploads make one step, and rank 0 may begin a
+checkpoint, for which the others hand in their numbers.
+"""
+
+import logging
+import threading
+from time import perf_counter
+from typing import Final, final
+
+from torch import Tensor
+
+from eaves.codecs.upload import unpack_upload
+from eaves.core.roles import Upload
+from eaves.errors import ConfigError, EavesError, PayloadError, StateError
+from eaves.network.answers import Answers
+from eaves.network.checkpoints import Checkpoints, Turn
+from eaves.network.counts import Counts
+from eaves.network.group import Group
+from eaves.network.half import Half
+from eaves.network.keeper import Keeper, Kept, new_session
+from eaves.network.learning import Learning
+from eaves.network.ledger import Ledger, Run
+from eaves.network.refusals import OutOfOrderError
+from eaves.network.register import Register
+from eaves.network.workqueue import Line, UploadWork, WorkQueue
+
+_POLL_S: Final = 0.2
+_IDLE_TURN_S: Final = 0.02  # how long a process without work keeps the others of its group waiting
+_BUSY_TURN_S: Final = 0.001
+_log = logging.getLogger(__name__)
+
+
+@final
+class Trainer:
+    """Does the work of a :class:`WorkQueue`, in the thread that calls :meth:`run`.
+
+    ``edges`` will train at the same time (0: none may): the schedule is as long as their steps
+    together.
+    ``merge`` uploads of different edges may be learnt from in one step, by each process.
+
+    Raises:
+        StateError: the checkpoint is damaged, of another training, or of another session.
+    """
+
+    def __init__(
+        self,
+        half: Half,
+        keeper: Keeper,
+        group: Group,
+        *,
+        edges: int = 1,
+        merge: int = 1,
+        max_queries: int = 256,
+        session: str = "",
+    ):
+        self._half, self._keeper, self._group = half, keeper, group
+        self._edges, self._merge = edges, merge
+        self.work, self.counts, self.session = WorkQueue(), Counts(), session
+        self._learning = Learning(half.learner, group)
+        self.figures = self._learning.figures
+        self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
+        self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
+        self._suspects = 0  # uploads to be learnt from alone, because one of them is to blame
+        self._stopping = threading.Event()
+        self._restore()
+
+    def _restore(self) -> None:
+        kept = self._keeper.load()
+        found = [bool(flag) for (flag,) in self._group.gather([kept is not None])]
+        if any(found) != all(found):
+            raise StateError("the processes of the group see different checkpoints: share --out")
+        if kept is None:
+            session = self.session or new_session()
+            self.session = self._group.gather_text(session)[0]
+            if self._group.rank == 0:  # the session must not be another after a crash
+                self._keeper.save(self._kept())
+        elif self.session not in ("", kept.session):
+            raise StateError(
+                f"the checkpoint is of session {kept.session}, the bundle of {self.session}; "
+                "choose another --out, or remove it to start anew"
+            )
+        else:
+            self.session = kept.session
+            self._register.restore(kept.ledger, kept.replies)
+            self._learning.plan(kept.total_steps)
+            if kept.cloud is not None:
+                self._half.learner.load_state(kept.cloud)
+        self._learning.join()
+
+    # Called from the server's thread
+
+    def open(self, line: Line, *, steps: int, memory_bytes: int) -> int:
+        """Let an edge in; return the number of the last upload that was applied.
+
+        Raises:
+            ConfigError: this cloud does not train.
+        """
+        if not self._edges:
+            raise ConfigError("this cloud answers queries and does not train (--edges 0)")
+        if not self._learning.total_steps:
+            at_once = min(self._edges, self._merge * self._group.size)
+            self._learning.plan(max(1, steps * self._edges // at_once))
+        return self._register.open(line, steps=steps, memory_bytes=memory_bytes)
+
+    def port_offset(self, run: Run) -> int:
+        """Return how many ports further the process is that has this edge: they take turns."""
+        if self._group.rank or self._group.size == 1:
+            return 0
+        return self._register.place(run) % self._group.size
+
+    def close(self, line: Line) -> None:
+        """Forget a line that has ended."""
+        self._register.close(line)
+
+    def finish(self, run: Run, seq: int) -> None:
+        """Take note that an edge has sent its last upload, and make it durable soon."""
+        self._register.finish(run, seq)
+        self.work.wake()
+
+    def connected(self) -> set[Run]:
+        """Return the runs that have a line."""
+        return self._register.connected()
+
+    def accounts(self) -> Ledger:
+        """Return a copy of the accounts; those of other processes are as of the last checkpoint."""
+        return self._register.accounts()
+
+    def stop(self) -> None:
+        """Let :meth:`run` do what waits, write a checkpoint, and return.
+
+        Uploads that arrive from now on are not taken; their edges have them still.
+        """
+        self._stopping.set()
+        self.work.close()
+
+    # The trainer's own thread
+
+    def run(self) -> None:
+        """Work until :meth:`stop`, of this process or another of the group.
+
+        Raises:
+            DivergedError: the weights are no longer finite; the last checkpoint is intact.
+            StorageError: the last checkpoint could not be written.
+        """
+        busy = True
+        while True:
+            self.work.wait(self._patience_s(busy=busy))
+            self._answers.give(self.work.take_queries(self._answers.most))
+            uploads = self.work.take_uploads(1 if self._suspects else self._merge)
+            self._suspects = max(0, self._suspects - len(uploads))
+            turns = self._take_turns(len(uploads))
+            if busy := any(turn.uploads for turn in turns):
+                self._learn(uploads)
+            self._keep(turns)
+            if any(turn.stopping for turn in turns):
+                self.stop()
+                if not any(turn.uploads or turn.waiting for turn in turns):
+                    break
+        self._checkpoints.join()
+        self._checkpoints.hand_in()
+        self._checkpoints.last(self._kept())
+
+    def _patience_s(self, *, busy: bool) -> float:
+        if self._stopping.is_set():
+            return 0.0
+        if self._group.size == 1:
+            return _POLL_S
+        return _BUSY_TURN_S if busy else _IDLE_TURN_S
+
+    def _take_turns(self, uploads: int) -> list[Turn]:
+        turn = Turn(
+            uploads=uploads,
+            waiting=len(self.work),
+            stopping=self._stopping.is_set(),
+            wanted=self._register.wanted,
+            begin=self._checkpoints.begin_next,
+            settled=self._checkpoints.settled,
+            total_steps=self._learning.total_steps,
+        )
+        turns = [Turn(*figures) for figures in self._group.gather(turn)]
+        if (steps := max(turn.total_steps for turn in turns)) != self._learning.total_steps:
+            self._learning.plan(steps)
+        return turns
+
+    def _learn(self, uploads: list[UploadWork]) -> None:
+        """Make one step of the uploads that can be learnt from, together with the group."""
+        fresh = [(work, upload) for work in uploads if (upload := self._opened(work)) is not None]
+        started = perf_counter()
+        try:
+            reply = self._learning.step([upload for _, upload in fresh])
+        except (EavesError, ValueError) as error:
+            self._learning.abstain()
+            self._blame([work for work, _ in fresh], error)
+            return
+        if not fresh:
+            return
+        content = self._encoded(reply, [work for work, _ in fresh])
+        self.counts.step_s += perf_counter() - started
+        self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
+        for work, upload in fresh:
+            self._register.apply(work, samples=len(upload.labels), reply=content)
+            self.counts.uploads += 1
+            self.counts.samples += len(upload.labels)
+            work.line.receipt(self._register.receipt(work.line.run), done=1)
+
+    def _opened(self, work: UploadWork) -> Upload | None:
+        """Return what is to be learnt from; None where that is nothing."""
+        applied = self._register.applied(work.line.run)
+        self.counts.bytes_in += len(work.payload)
+        if work.seq <= applied:
+            self.counts.duplicates += 1
+            work.line.receipt(self._register.receipt(work.line.run), done=1)
+            return None
+        try:
+            if work.follows > applied:
+                raise OutOfOrderError(
+                    f"upload {work.seq} follows {work.follows}, but {applied} was the last here"
+                )
+            accepts = self._half.accepts
+            features, labels_B = unpack_upload(work.payload, limit_bytes=accepts.limit_bytes)
+            accepts.check(features, labels_B)
+        except EavesError as error:
+            self._refuse(work, error)
+            return None
+        return Upload(features, labels_B)
+
+    def _blame(self, uploads: list[UploadWork], error: Exception) -> None:
+        """Refuse an upload that cannot be learnt from; if there are several, find out which.
+
+        Raises:
+            DivergedError: it is not the upload's fault: the weights are no longer finite.
+        """
+        self._learning.expect_finite()
+        if len(uploads) > 1:
+            self._suspects = len(uploads)
+            self.work.put_back(uploads)
+            return
+        why = f"upload {uploads[0].seq} cannot be learnt from: {error}"
+        self._refuse(uploads[0], PayloadError(why))
+
+    def _refuse(self, work: UploadWork, error: EavesError) -> None:
+        self.counts.refused += 1
+        _log.warning("refused an upload", extra={"edge": work.line.run.edge, "why": str(error)})
+        work.line.refuse(error)
+
+    def _encoded(self, reply: Tensor | None, works: list[UploadWork]) -> bytes:
+        """Return the reply as bytes; where it cannot be, the step is made, but the edges stop."""
+        try:
+            return b"" if reply is None else self._half.reply_codec.encode(reply)
+        except ValueError as error:
+            for work in works:
+                why = f"there is no reply to upload {work.seq}: {error}"
+                self._refuse(work, PayloadError(why))
+            return b""
+
+    def _keep(self, turns: list[Turn]) -> None:
+        """Settle the checkpoint that is done, begin the one that is due."""
+        self._checkpoints.settle(turns)
+        if turns[0].begin:
+            self._checkpoints.hand_in()
+            if self._group.rank == 0:
+                writing = self._checkpoints.begin(self._kept())
+                writing.add_done_callback(lambda _: self.work.wake())
+        elif self._checkpoints.plan(turns):
+            self.work.wake()
+
+    def _kept(self) -> Kept:
+        self._learning.expect_finite()
+        return Kept(
+            session=self.session,
+            total_steps=self._learning.total_steps,
+            ledger=self._register.accounts(),
+            cloud=self._half.learner.state(),
+            replies=self._register.replies(),
+        )

@@ -1,0 +1,168 @@
+"""A cloud or an agent in the terminal: what happens goes to the log, what came of it is printed."""
+
+import json
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from rich.console import Console
+
+from eaves.core.units import bytes_text
+from eaves.experiments.access import gate_of, target_of
+from eaves.experiments.agent import AgentProgress, run_agent
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.halves import Origin, open_origin, write_untrained
+from eaves.experiments.netconfig import AgentConfig, ServeConfig
+from eaves.experiments.record import RunRecord
+from eaves.experiments.serve import ServeProgress, serve
+from eaves.network.redaction import redact
+from eaves.report.live import Live
+from eaves.report.logs import configure
+from eaves.report.signals import interruptible
+from eaves.report.stdout import console, plain_table
+from eaves.runtime.files import held
+
+_EVERY_S: Final = 10.0
+_log = logging.getLogger("eaves")
+
+
+def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
+    """Serve until a signal, or until all edges have trained; then print what was done.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, after everything was written.
+    """
+    configure(config.log, redact=redact)
+    origin = open_origin(source)
+    gate, credentials = gate_of(config)
+    logged_at = 0.0
+    with _folder(config), interruptible() as asked:
+        for event in serve(origin, config, gate, credentials, stop=asked.stop):
+            if not logged_at:
+                how = "in plaintext" if credentials is None else "with TLS"
+                words = "serving %s on port %d %s"
+                _log.info(words, source, event.port, how, extra={"session": event.session})
+                logged_at = monotonic()
+            elif monotonic() - logged_at >= _EVERY_S:
+                _log.info("serving", extra=_figures(event))
+                logged_at = monotonic()
+        if as_json:
+            line = json.dumps({**_figures(event), "edges": event.ledger.as_json()})
+            console().out(line, highlight=False)
+        else:
+            _print_served(event, config.out)
+        asked.raise_if_interrupted()
+    return 0
+
+
+def _folder(config: ServeConfig) -> AbstractContextManager[None]:
+    """Return the context that has the folder to itself; the processes of a group share theirs."""
+    return nullcontext() if "WORLD_SIZE" in os.environ else held(config.out)
+
+
+def _figures(event: ServeProgress) -> dict[str, Any]:
+    counts = asdict(event.counts)
+    return {
+        "connected": event.connected,
+        "finished": event.finished,
+        "waiting": event.waiting,
+        **{name: round(v, 3) if isinstance(v, float) else v for name, v in counts.items()},
+        **{f"training_{name}": round(value, 4) for name, value in event.figures.items()},
+    }
+
+
+def _print_served(event: ServeProgress, out: Path) -> None:
+    table = plain_table("edge", "uploads", "examples", "in the checkpoint", "finished")
+    for run, account in event.ledger.accounts.items():
+        table.add_row(
+            run.edge,
+            f"{account.applied:,}",
+            f"{account.samples:,}",
+            f"{account.durable:,}",
+            "yes" if account.finished else "no",
+        )
+    counts, printed = event.counts, console()
+    if event.ledger.accounts:
+        printed.print(table)
+    printed.out(
+        f"{counts.uploads:,} uploads ({bytes_text(counts.bytes_in)}), {counts.duplicates:,} sent "
+        f"again, {counts.refused:,} refused; {counts.queries:,} queries answered",
+        highlight=False,
+    )
+    printed.out(f"Checkpoint and bundle are in {out}", highlight=False)
+
+
+def show_agent(
+    source: Path, config: AgentConfig, data: str | None, data_root: Path | None, *, as_json: bool
+) -> int:
+    """Train the edge half with a cloud far away; print the record.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, after a checkpoint was written.
+    """
+    configure(config.log, redact=redact)
+    origin = with_data(open_origin(source), data, data_root)
+    target = target_of(config)
+    assert target is not None  # an agent's settings name a cloud
+    err = Console(stderr=True)
+    with held(config.out), interruptible() as asked, Live(err, origin.config.method) as live:
+        for event in run_agent(origin, config, target, stop=asked.stop):
+            if isinstance(event, AgentProgress):
+                live.show(event.training)
+            else:
+                record: RunRecord = event
+    if as_json:
+        console().out(record.to_line(), highlight=False)
+    else:
+        _print_record(record, config.out)
+    if not record.complete:
+        err.out("interrupted; the same command goes on", highlight=False)
+        asked.raise_if_interrupted()
+    return 0
+
+
+def with_data(origin: Origin, data: str | None, data_root: Path | None) -> Origin:
+    """Return the origin with the data that this machine has."""
+    config = origin.config
+    config = replace(
+        config, data=data or config.data, data_root=data_root or config.data_root, compare=""
+    )
+    return replace(origin, config=config)
+
+
+def _print_record(record: RunRecord, out: Path) -> None:
+    printed, network = console(), record.network or {}
+    table = plain_table("answer by", "accuracy %", "n")
+    for name, rate in record.accuracy.items():
+        if rate is not None:
+            half = 100 * (rate["high"] - rate["low"]) / 2
+            table.add_row(name, f"{100 * rate['value']:.1f} ± {half:.1f}", f"{rate['n']:,}")
+    if table.row_count:
+        printed.print(table)
+    dropped = network["dropped_uploads"]
+    printed.out(
+        f"{record.steps:,} steps; {network['uploads_sent']:,} uploads sent "
+        f"({bytes_text(record.bytes['up'] or 0)}), {dropped:,} dropped, "
+        f"{network['connections']:,} connections",
+        highlight=False,
+    )
+    if "problem" in network:
+        printed.out(str(network["problem"]), highlight=False)
+    printed.out(f"Record, bundle and checkpoint are in {out}", highlight=False)
+
+
+def make_bundle(config: TrainConfig, out: Path) -> int:
+    """Write an untrained bundle, and say what to do with it."""
+    write_untrained(config, out)
+    printed = console()
+    printed.out(f"An untrained bundle is in {out}.", highlight=False)
+    printed.out(
+        f"Copy {out}/manifest.json and {out}/cloud to the cloud: eaves serve {out.name}; "
+        f"{out}/manifest.json and {out}/edge to the device: eaves agent {out.name}",
+        highlight=False,
+    )
+    return 0

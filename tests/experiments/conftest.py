@@ -1,0 +1,73 @@
+"""A cloud in this process, on loopback and in plaintext, for the tests of both sides."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import final
+
+import pytest
+
+from eaves.experiments.halves import Origin
+from eaves.experiments.netconfig import ServeConfig
+from eaves.experiments.serve import ServeProgress, serve
+from eaves.network.channel import Target, insecure_target
+from eaves.network.credentials import Gate
+
+
+@final
+class Cloud:
+    """`serve` in a thread, until it is stopped."""
+
+    def __init__(self, origin: Origin, config: ServeConfig):
+        self.events: list[ServeProgress] = []
+        self.stop, self._there = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(origin, config))
+        self._thread.start()
+        assert self._there.wait(60)
+        if self._error is not None:
+            self.ended()
+
+    def _run(self, origin: Origin, config: ServeConfig) -> None:
+        try:
+            for event in serve(origin, config, Gate(None), None, stop=self.stop):
+                self.events.append(event)
+                self._there.set()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._there.set()
+
+    def target(self, name: str = "edge-1") -> Target:
+        return insecure_target(f"127.0.0.1:{self.events[0].port}", name)
+
+    def ended(self) -> ServeProgress:
+        """Stop it; return its last event, or raise what it raised."""
+        self.stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self._error is not None:
+            raise self._error
+        return self.events[-1]
+
+    def waited(self) -> ServeProgress:
+        """Wait until it ends by itself."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.ended()
+
+
+@pytest.fixture
+def cloud_of() -> Iterator[Callable[[Origin, ServeConfig], Cloud]]:
+    """Return a way to start clouds, which end with the test."""
+    clouds, interval = [], sys.getswitchinterval()
+
+    def start(origin: Origin, config: ServeConfig) -> Cloud:
+        clouds.append(Cloud(origin, config))
+        return clouds[-1]
+
+    yield start
+    for cloud in clouds:
+        cloud.stop.set()
+        cloud._thread.join(60)
+    sys.setswitchinterval(interval)

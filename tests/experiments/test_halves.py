@@ -1,0 +1,198 @@
+"""One half from a configuration or a bundle: its own weights only, and what both must agree on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eaves.errors import ConfigError, StateError
+from eaves.experiments.build import build_job
+from eaves.experiments.bundle import read_weights
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin, write_untrained
+from eaves.experiments.run import run
+
+TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)
+
+
+def _bundle(tmp_path: Path, config: TrainConfig = TINY) -> Path:
+    write_untrained(config, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+# From where
+
+
+def test_a_file_is_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(TINY.to_toml())
+    assert open_origin(path) == Origin(config=TINY)
+
+
+def test_a_bundle_brings_its_session_and_its_classes(tmp_path: Path) -> None:
+    list(run(replace(TINY, out=tmp_path)))
+    by_run, by_bundle = open_origin(tmp_path), open_origin(tmp_path / "bundle")
+    assert by_run == by_bundle
+    assert by_run.interface is not None
+    assert by_run.interface.input_shape == (1, 8, 8)
+    assert by_run.interface.classes == tuple("0123456789")
+    assert len(by_run.session) >= 16
+    assert by_run.accuracy is not None
+    assert by_run.accuracy["cloud"]["n"] == 360
+
+
+@pytest.mark.parametrize("key", ["config", "input_shape", "classes", "session", "accuracy"])
+def test_a_manifest_without_what_it_needs_is_damaged(tmp_path: Path, key: str) -> None:
+    path = _bundle(tmp_path) / "manifest.json"
+    facts = json.loads(path.read_bytes())
+    del facts[key]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(StateError, match=r"manifest of .* is damaged"):
+        open_origin(path.parent)
+
+
+def test_a_folder_without_a_bundle_and_no_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="is no bundle"):
+        open_origin(tmp_path)
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        open_origin(tmp_path / "none")
+
+
+# Halves
+
+
+@pytest.mark.parametrize("method", ["hierarchical", "split"])
+def test_halves_made_apart_are_those_made_together(method: str) -> None:
+    config = replace(TINY, method=method)
+    whole = build_job(config).method
+    origin = Origin(config=config)
+    half, cloud, cloud_terms = cloud_half(origin, "cpu")
+    job, edge_terms = edge_job(origin)
+    assert cloud_terms == edge_terms
+    assert (cloud.edge_modules, job.method.cloud_modules) == ({}, {})
+    assert (job.method.cloud, job.method.cloud_predictor) == (None, None)
+    for ours, theirs in (
+        (cloud.cloud_modules, whole.cloud_modules),
+        (job.method.edge_modules, whole.edge_modules),
+    ):
+        for name, module in theirs.items():
+            for key, value in module.state_dict().items():
+                assert torch.equal(ours[name].state_dict()[key], value), key
+    assert half.accepts.feature_shape == tuple(edge_terms["feature_shape"])
+    assert half.accepts.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "term"),
+    [
+        ({"cut": "conv1"}, "cut"),
+        ({"bottleneck": 8}, "bottleneck"),
+        ({"method": "split"}, "method"),
+    ],
+)
+def test_terms_tell_what_does_not_fit(change: dict[str, Any], term: str) -> None:
+    _, ours = edge_job(Origin(config=TINY))
+    _, theirs = edge_job(Origin(config=replace(TINY, **change)))
+    assert ours[term] != theirs[term]
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.3}, {"epochs": 9}, {"codec": "fp16"}, {"seed": 5}])
+def test_terms_leave_to_each_side_what_is_its_own(change: dict[str, Any]) -> None:
+    assert edge_job(Origin(config=TINY))[1] == edge_job(Origin(config=replace(TINY, **change)))[1]
+
+
+def test_a_trained_bundle_goes_on_where_it_was(tmp_path: Path) -> None:
+    list(run(replace(TINY, out=tmp_path)))
+    origin = open_origin(tmp_path)
+    _, cloud, _ = cloud_half(origin, "cpu")
+    job, _ = edge_job(origin)
+    for side, modules in (("cloud", cloud.cloud_modules), ("edge", job.method.edge_modules)):
+        kept = read_weights(tmp_path / "bundle", side)
+        assert kept
+        assert {f"{n}.{k}" for n, m in modules.items() for k in m.state_dict()} == set(kept)
+        for name, module in modules.items():
+            for key, value in module.state_dict().items():
+                assert torch.equal(kept[f"{name}.{key}"], value)
+
+
+def test_half_a_bundle_is_enough_for_its_side_and_for_it_alone(tmp_path: Path) -> None:
+    folder = _bundle(tmp_path)
+    (folder / "cloud" / "weights.safetensors").rename(tmp_path / "away")
+    origin = open_origin(folder)
+    edge_job(origin)
+    with pytest.raises(StateError, match="cloud"):
+        cloud_half(origin, "cpu")
+    (tmp_path / "away").rename(folder / "cloud" / "weights.safetensors")
+    (folder / "edge" / "weights.safetensors").unlink()
+    cloud_half(origin, "cpu")
+    with pytest.raises(StateError, match="edge"):
+        edge_job(origin)
+
+
+def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
+    origin = open_origin(_bundle(tmp_path))
+    other = replace(origin, config=replace(origin.config, cut="conv1"))
+    with pytest.raises(StateError, match="are of another net"):
+        cloud_half(other, "cpu")
+
+
+def test_data_of_other_classes_are_refused(tmp_path: Path) -> None:
+    origin = open_origin(_bundle(tmp_path))
+    assert origin.interface is not None
+    fewer = replace(origin.interface, classes=("a", "b"))
+    with pytest.raises(ConfigError, match="of the classes a, b; digits has inputs"):
+        edge_job(replace(origin, interface=fewer))
+
+
+# What no network can do
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainConfig(method="full-edge"), "full-edge sends nothing"),
+        (TrainConfig(send="once"), "--send once is for `eaves train`"),
+    ],
+)
+def test_what_no_network_can_do_is_refused(
+    config: TrainConfig, message: str, tmp_path: Path
+) -> None:
+    origin = Origin(config=config)
+    for attempt in (
+        lambda: cloud_half(origin, "cpu"),
+        lambda: edge_job(origin),
+        lambda: write_untrained(config, tmp_path / "out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            attempt()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_cloud_needs_a_bundle_that_knows_the_mean(tmp_path: Path) -> None:
+    config = replace(TINY, method="full-cloud")
+    with pytest.raises(ConfigError, match="make a bundle where the data is"):
+        cloud_half(Origin(config=config), "cpu")
+    half, method, _ = cloud_half(open_origin(_bundle(tmp_path, config)), "cpu")
+    assert half.accepts.dtype == torch.uint8
+    whole = build_job(config).method
+    for name, module in whole.cloud_modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(method.cloud_modules[name].state_dict()[key], value), key
+
+
+def test_an_untrained_bundle_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty"):
+        _bundle(tmp_path)
+    assert (tmp_path / "bundle" / "mine").read_text() == "precious"
+
+
+def test_two_untrained_bundles_are_two_trainings(tmp_path: Path) -> None:
+    write_untrained(TINY, tmp_path / "a")
+    write_untrained(TINY, tmp_path / "b")
+    assert open_origin(tmp_path / "a").session != open_origin(tmp_path / "b").session
+    assert open_origin(tmp_path / "a").accuracy is None

@@ -1,0 +1,186 @@
+"""Queries to a cloud: an answer, or in time the reason why there is none."""
+
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from time import monotonic
+
+import grpc
+import pytest
+import torch
+from tests.network.conftest import FP32, VALUES, Cloud, Proxy, wait_until
+
+from eaves.errors import PayloadError
+from eaves.network.asking import CloudClient, NoAnswerError
+from eaves.network.certificates import revoke
+from eaves.network.channel import insecure_target, secure_target
+from eaves.network.credentials import Gate, server_credentials
+from eaves.network.eaves_pb2 import Answer
+from eaves.network.refusals import RefusedError
+from eaves.network.wire import SERVICE
+
+ONES = FP32.encode(torch.ones(1, VALUES))
+
+
+@pytest.fixture
+def cloud(cloud_of: Callable[..., Cloud]) -> Cloud:
+    return cloud_of()
+
+
+@pytest.fixture
+def client_of(opened: ExitStack) -> Callable[..., CloudClient]:
+    def make(address: str, session: str = "") -> CloudClient:
+        client = CloudClient(insecure_target(address, "edge-1"), session)
+        return opened.enter_context(closing(client))
+
+    return make
+
+
+ClientOf = Callable[..., CloudClient]
+
+
+def test_an_answer_is_that_of_the_cloud(cloud: Cloud, client_of: ClientOf) -> None:
+    client = client_of(cloud.address, cloud.trainer.session)
+    x_BV = torch.arange(12.0).reshape(3, VALUES)
+    assert torch.equal(client.ask(FP32.encode(x_BV), timeout_s=5.0), 2 * x_BV)
+
+
+def test_many_ask_at_once_and_each_gets_its_own_answer(cloud: Cloud, client_of: ClientOf) -> None:
+    client = client_of(cloud.address)
+
+    def ask(n: int) -> bool:
+        answer = client.ask(FP32.encode(torch.full((1, VALUES), n / 256)), timeout_s=10.0)
+        return torch.equal(answer, 2 * torch.full((1, VALUES), n / 256))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(200)))
+
+
+def test_nobody_there(client_of: ClientOf) -> None:
+    started = monotonic()
+    with pytest.raises(NoAnswerError, match=r"refused|connect"):
+        client_of("127.0.0.1:1").ask(ONES, timeout_s=5.0)
+    assert monotonic() - started < 5.5
+
+
+def test_the_deadline_holds_where_nothing_answers(client_of: ClientOf, opened: ExitStack) -> None:
+    listener = opened.enter_context(closing(socket.create_server(("127.0.0.1", 0))))
+    client = client_of(f"127.0.0.1:{listener.getsockname()[1]}")
+    started = monotonic()
+    with pytest.raises(NoAnswerError, match=r"Deadline|DEADLINE|timed out"):
+        client.ask(ONES, timeout_s=0.3)
+    assert 0.25 < monotonic() - started < 1.5
+
+
+def test_a_link_that_returns_needs_no_new_client(
+    cloud: Cloud, client_of: ClientOf, proxy_of: Callable[[Cloud], Proxy]
+) -> None:
+    proxy = proxy_of(cloud)
+    client = client_of(proxy.address)
+    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    proxy.freeze()
+    with pytest.raises(NoAnswerError):
+        client.ask(ONES, timeout_s=0.2)
+    proxy.restore()
+    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    proxy.drop()
+    with pytest.raises(NoAnswerError):
+        client.ask(ONES, timeout_s=1.0)
+    proxy.restore()
+    assert wait_until(lambda: answers(client))
+
+
+def answers(client: CloudClient) -> bool:
+    try:
+        return bool(client.ask(ONES, timeout_s=1.0).sum() == 8)
+    except NoAnswerError:
+        return False
+
+
+def test_another_session_is_refused(cloud: Cloud, client_of: ClientOf) -> None:
+    with pytest.raises(RefusedError, match="refuses: the edge belongs to session other"):
+        client_of(cloud.address, "other").ask(ONES, timeout_s=5.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", ONES[:-2], FP32.encode(torch.ones(1, VALUES + 1))],
+    ids=["empty", "garbage", "truncated", "wrong shape"],
+)
+def test_a_bad_query_is_refused_and_the_next_is_answered(
+    cloud: Cloud, client_of: ClientOf, content: bytes
+) -> None:
+    client = client_of(cloud.address)
+    with pytest.raises(RefusedError):
+        client.ask(content, timeout_s=5.0)
+    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+
+
+def test_logits_that_are_not_finite_are_no_answer(cloud: Cloud, client_of: ClientOf) -> None:
+    client = client_of(cloud.address)
+    with pytest.raises(NoAnswerError, match="cannot answer"):
+        client.ask(FP32.encode(torch.full((1, VALUES), 13.0)), timeout_s=5.0)
+    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+
+
+def test_a_cloud_that_stops_says_so(cloud: Cloud, client_of: ClientOf) -> None:
+    client = client_of(cloud.address)
+    cloud.server.drain()
+    with pytest.raises(NoAnswerError, match="stopping"):
+        client.ask(ONES, timeout_s=5.0)
+
+
+def test_a_revoked_edge_is_refused_at_its_next_query(
+    cloud_of: Callable[..., Cloud], certs: Path, opened: ExitStack
+) -> None:
+    folder = certs / "ours" / "server"
+    gate = Gate(folder, recheck_s=0.05)
+    cloud = cloud_of(gate=gate, credentials=server_credentials(folder))
+    target = secure_target(cloud.address, certs / "ours" / "devices" / "edge-1")
+    client = opened.enter_context(closing(CloudClient(target, "")))
+    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    revoke(certs / "ours", "edge-1")
+    assert wait_until(lambda: refused(client), 2.0)
+
+
+def refused(client: CloudClient) -> bool:
+    try:
+        client.ask(ONES, timeout_s=5.0)
+    except RefusedError as error:
+        return "revoked" in str(error)
+    return False
+
+
+@contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """Serve the same bytes to every query; return the address."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    method = grpc.unary_unary_rpc_method_handler(lambda request, context: content)
+    handlers = grpc.method_handlers_generic_handler(SERVICE, {"Infer": method})
+    server.add_generic_rpc_handlers((handlers,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"\xff" * 50, NoAnswerError),
+        (b"", PayloadError),
+        (Answer(payload=b"no tensor").SerializeToString(), PayloadError),
+        (Answer(payload=ONES[:-1]).SerializeToString(), PayloadError),
+    ],
+    ids=["garbage", "empty", "no tensor", "truncated"],
+)
+def test_a_garbage_answer_is_an_error_of_ours(
+    client_of: ClientOf, opened: ExitStack, content: bytes, error: type[Exception]
+) -> None:
+    address = opened.enter_context(answering(content))
+    with pytest.raises(error):
+        client_of(address).ask(ONES, timeout_s=5.0)

@@ -1,0 +1,150 @@
+"""The accounts of runs: what they promise, and what a checkpoint makes of them."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eaves.errors import StateError
+from eaves.network.ledger import Account, Ledger, Run
+
+RUNS = st.builds(Run, st.sampled_from(["attic", "barn"]), st.sampled_from(["1", "2"]))
+
+
+@st.composite
+def accounts(draw: st.DrawFn) -> Account:
+    applied = draw(st.integers(0, 9))
+    return Account(
+        applied=applied,
+        durable=draw(st.integers(0, applied)),
+        samples=draw(st.integers(0, 99)),
+        steps=draw(st.integers(0, 9)),
+        last=draw(st.integers(0, 9)),
+    )
+
+
+LEDGERS = st.builds(Ledger, st.dictionaries(RUNS, accounts()))
+
+
+def test_a_run_that_is_unknown_has_an_empty_account_from_then_on() -> None:
+    ledger = Ledger()
+    account = ledger.of(Run("attic", "1"))
+    assert account == Account()
+    account.applied = 3
+    assert ledger.of(Run("attic", "1")).applied == 3
+    assert ledger.of(Run("attic", "2")).applied == 0
+
+
+@pytest.mark.parametrize(
+    ("applied", "last", "finished"), [(0, 0, False), (5, 0, False), (4, 5, False), (5, 5, True)]
+)
+def test_a_run_is_finished_when_all_of_it_is_learnt(
+    applied: int, last: int, finished: bool
+) -> None:
+    assert Account(applied=applied, last=last).finished is finished
+
+
+@given(LEDGERS)
+def test_a_checkpoint_gives_the_accounts_back_and_all_in_it_is_durable(ledger: Ledger) -> None:
+    read = Ledger.from_json(json.loads(json.dumps(ledger.as_json())))
+    assert list(read.accounts) == list(ledger.accounts)  # the order is who goes to which port
+    for run, account in ledger.accounts.items():
+        assert read.of(run) == Account(
+            applied=account.applied,
+            durable=account.applied,
+            samples=account.samples,
+            steps=account.steps,
+            last=account.last,
+        )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [3],
+        ["row"],
+        [{}],
+        [{"edge": "attic", "run": "1"}],
+        [{"edge": "attic", "run": "1", "applied": 3, "colour": 4}],
+        [{"edge": "attic", "run": "1", "applied": "3"}],
+        [{"edge": "attic", "run": "1", "applied": True}],
+        [{"edge": "attic", "run": "1", "applied": -1}],
+        [{"edge": "attic", "run": 1, "applied": 3}],
+        {"edge": "attic"},
+        None,
+    ],
+)
+def test_what_is_no_account_is_refused(rows: Any) -> None:
+    with pytest.raises(StateError, match="no accounts of the edges"):
+        Ledger.from_json(rows)
+
+
+@given(LEDGERS, st.dictionaries(RUNS, st.integers(0, 9)))
+def test_what_is_durable_never_becomes_less(ledger: Ledger, settled: dict[Run, int]) -> None:
+    before = deepcopy(ledger)
+    ledger.settle(settled)
+    for run in {*before.accounts, *settled}:
+        was = before.accounts.get(run, Account()).durable
+        assert ledger.of(run).durable == max(was, settled.get(run, 0))
+        assert ledger.of(run).applied == before.accounts.get(run, Account()).applied
+
+
+@given(LEDGERS, LEDGERS)
+def test_of_two_accounts_of_a_run_the_one_that_has_come_further_is_kept(
+    ours: Ledger, theirs: Ledger
+) -> None:
+    before = deepcopy(ours)
+    ours.merge(theirs)
+    assert set(ours.accounts) == {*before.accounts, *theirs.accounts}
+    for run, account in ours.accounts.items():
+        known, other = before.accounts.get(run), theirs.accounts.get(run)
+        durable = known.durable if known else 0  # a checkpoint is only about to be written
+        further = other and (not known or other.applied > known.applied or other.last > known.last)
+        assert account == (replace(other, durable=durable) if other and further else known)
+    again = deepcopy(ours)
+    ours.merge(again)
+    assert ours == again
+
+
+def test_what_is_given_out_is_a_copy() -> None:
+    run = Run("attic", "1")
+    ledger = Ledger({run: Account(applied=4, durable=3)})
+    numbers, durable, copy = ledger.applied(), ledger.durable(), ledger.copy()
+    ledger.of(run).applied = ledger.of(run).durable = 5
+    assert (numbers, durable) == ({run: 4}, {run: 3})
+    assert copy == Ledger({run: Account(applied=4, durable=3)})
+
+
+def test_edges_are_counted_once_however_many_runs_they_finish() -> None:
+    done, begun = Account(applied=5, durable=5, last=5), Account(applied=4, last=5)
+    ledger = Ledger(
+        {
+            Run("attic", "1"): done,
+            Run("attic", "2"): deepcopy(done),
+            Run("barn", "1"): begun,
+        }
+    )
+    assert ledger.finished() == 1
+    assert ledger.all_durable(1)
+    assert not ledger.all_durable(2)
+    begun.applied = 5
+    assert ledger.finished() == 2
+    assert not ledger.all_durable(2)  # learnt, but not yet in a checkpoint
+    ledger.settle({Run("barn", "1"): 5})
+    assert ledger.all_durable(2)
+
+
+def test_an_edge_that_keeps_inventing_runs_has_its_newest_only() -> None:
+    ledger = Ledger()
+    ledger.of(Run("other", "0")).applied = 5
+    for i in range(1000):
+        ledger.of(Run("edge", str(i))).applied = i
+    assert len(ledger.accounts) == 17
+    assert ledger.of(Run("edge", "999")).applied == 999
+    assert ledger.of(Run("edge", "984")).applied == 984
+    assert Run("edge", "983") not in ledger.accounts
+    assert ledger.of(Run("other", "0")).applied == 5
