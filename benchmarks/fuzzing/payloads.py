@@ -149,11 +149,10 @@ class Train(Target):
     def _begin(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._half = small_half()
-        keeper = Keeper(Path(self._folder.name), "{}", every_s=1e6)
-        self._trainer = Trainer(self._half, keeper, Alone())
+        self._keeper = Keeper(Path(self._folder.name), "{}", every_s=1e6)
+        self._trainer = Trainer(self._half, self._keeper, Alone())
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
-        assert self._half.learner is not None
         self._first = self._half.learner.state()
         self._enter()
 
@@ -181,7 +180,6 @@ class Train(Target):
 
     def run(self, data: bytes) -> str:
         learner = self._half.learner
-        assert learner is not None
         ahead, follows = struct.unpack("<QQ", data[:16].ljust(16, b"\0"))
         seq, follows = (self._applied + ahead) % 2**64, (self._applied + follows) % 2**64
         self._trainer.work.put(UploadWork(self._line, seq, follows, data[16:]))
@@ -219,6 +217,7 @@ class Train(Target):
     def close(self) -> None:
         self._trainer.stop()
         self._thread.join()
+        self._keeper.close()
         self._folder.cleanup()
 
 

@@ -172,8 +172,8 @@ class WholeService(Target):
         self._folder, self._errors = tempfile.TemporaryDirectory(), _Errors()
         logging.getLogger("asyncio").addHandler(self._errors)
         logging.getLogger("grpc").addHandler(self._errors)
-        keeper = Keeper(Path(self._folder.name), pack_terms(TERMS), every_s=1e6)
-        self._trainer = Trainer(small_half(), keeper, Alone())
+        self._keeper = Keeper(Path(self._folder.name), pack_terms(TERMS), every_s=1e6)
+        self._trainer = Trainer(small_half(), self._keeper, Alone())
         self._worker = threading.Thread(target=self._trainer.run, daemon=True)
         self._worker.start()
         limits = Limits()
@@ -233,6 +233,7 @@ class WholeService(Target):
         self._server.stop(0.1)
         self._trainer.stop()
         self._worker.join()
+        self._keeper.close()
         self._folder.cleanup()
         for name in ("asyncio", "grpc"):
             logging.getLogger(name).removeHandler(self._errors)

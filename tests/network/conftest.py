@@ -384,12 +384,14 @@ def _shut(end: socket.socket) -> None:
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
     """Close what a test enters; afterwards no thread of ours is left."""
+    before = set(threading.enumerate())
     with ExitStack() as stack:
         yield stack
     ours = ("eaves-", "proxy")
 
     def left() -> list[str]:
-        return [t.name for t in threading.enumerate() if t.name.startswith(ours)]
+        now = set(threading.enumerate()) - before
+        return [t.name for t in now if t.name.startswith(ours)]
 
     assert wait_until(lambda: not left(), 2.0), left()
 
