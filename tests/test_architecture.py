@@ -41,6 +41,7 @@ TESTED_ELSEWHERE = {
     "eaves.network.checkpoints": "tests/network/test_trainer.py",  # the trainer's parts, as it
     "eaves.network.eaves_pb2": "tests/network/test_wire.py",  # generated
     "eaves.network.counts": "tests/network/test_trainer.py",  # uses them
+    "eaves.network.opening": "tests/network/test_trainer.py",
     "eaves.network.learning": "tests/network/test_trainer.py",
     "eaves.network.refusals": "tests/network/test_trainer.py",
     "eaves.network.register": "tests/network/test_trainer.py",

@@ -81,7 +81,7 @@ def measured(folder: Path, plain: bool, steps: int) -> list[Reading]:
     how = ("--insecure",) if plain else ()
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path[1:]])}
     cloud_words = ("--listen", cloud_at, "--metrics", metrics_at, *how)
-    edge_words = ("--cloud", cloud_at, "--spool-memory-mb", "256", *how)
+    edge_words = ("--cloud", cloud_at, "--spool-mb", "256", "--spool-memory-mb", "256", *how)
     with (folder / "log").open("wb") as log:
         cloud = subprocess.Popen(
             (*EAVES, "serve", "run.toml", *cloud_words), cwd=folder, env=environ, stderr=log

@@ -40,7 +40,7 @@ def sealed(content: bytes) -> bytes:
 def payload(
     codec: str, shape: tuple[int, ...], params: bytes, body: bytes, channels_last: bool = False
 ) -> bytes:
-    return Payload(codec, Layout(shape, channels_last), params, body).to_bytes()
+    return b"".join(Payload(codec, Layout(shape, channels_last), params, body).parts())
 
 
 def decodes_or_is_refused(data: bytes) -> bool:

@@ -17,6 +17,7 @@ from eaves.network.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
     SERVICE,
+    Uploaded,
     channel_options,
     expect_same_terms,
     pack,
@@ -24,6 +25,7 @@ from eaves.network.wire import (
     pack_terms,
     server_options,
     unpack,
+    unpack_edge_message,
     unpack_terms,
 )
 
@@ -55,6 +57,36 @@ def test_an_upload_packs_as_protobuf_would_at_every_length_of_a_number(number: i
         payload = bytes(size)
         assert pack_edge_message((number, 3, payload)) == as_protobuf(number, 3, payload), size
         assert pack_edge_message((3, number, payload)) == as_protobuf(3, number, payload), size
+
+
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.one_of(st.just(b""), st.binary(max_size=300)),
+)
+def test_an_upload_is_read_as_protobuf_would(seq: int, follows: int, payload: bytes) -> None:
+    content = pack_edge_message((seq, follows, payload))
+    found = unpack_edge_message(content)
+    if not isinstance(found, Uploaded):  # left to protobuf, as where a field is not written
+        assert isinstance(found, EdgeMessage)
+        assert not seq or not payload or max(seq, follows) >= 2**63
+        found = Uploaded(found.upload.seq, found.upload.follows, memoryview(found.upload.payload))
+    assert (found.seq, found.follows, bytes(found.payload)) == (seq, follows, payload)
+
+
+@given(st.data())
+def test_whatever_is_changed_in_an_upload_protobuf_agrees(data: st.DataObject) -> None:
+    content = bytearray(pack_edge_message((300, 299, b"payload" * 30)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 15))] = data.draw(st.integers(0, 255))
+    found, theirs = unpack_edge_message(bytes(content)), unpack(EdgeMessage)(bytes(content))
+    if isinstance(found, Uploaded):
+        assert isinstance(theirs, EdgeMessage)
+        upload = theirs.upload
+        assert (found.seq, found.follows) == (upload.seq, upload.follows)
+        assert bytes(found.payload) == upload.payload
+    else:
+        assert found == theirs
 
 
 def test_other_messages_of_an_edge_pack_as_they_are() -> None:

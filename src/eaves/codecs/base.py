@@ -71,6 +71,10 @@ class Codec:
         Raises:
             ValueError: ``x`` is empty, NaN or infinite, or of a dtype or shape not for this codec.
         """
+        return b"".join(self.parts(x))
+
+    def parts(self, x: Tensor) -> tuple[Buffer, ...]:
+        """Return the payload of :meth:`encode` in pieces, for those who put more around it."""
         allowed = (torch.uint8,) if self.dtype == torch.uint8 else _FLOATS
         if x.dtype not in allowed:
             raise ValueError(
@@ -81,7 +85,7 @@ class Codec:
         params, body = self.tensor_stage.encode(x, layout)
         for stage in self.byte_stages:
             body = stage.encode(body)
-        return Payload(self.name, layout, params, body).to_bytes()
+        return Payload(self.name, layout, params, body).parts()
 
     def decode(self, data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> Tensor:
         """Return the tensor that :meth:`encode` was given, as far as the codec keeps it.

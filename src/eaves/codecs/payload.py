@@ -43,8 +43,12 @@ class Payload:
     params: Buffer
     body: Buffer
 
-    def to_bytes(self) -> bytes:
-        """Write the envelope around parameters and body; ``ValueError`` for a shape too large."""
+    def parts(self) -> tuple[Buffer, ...]:
+        """Return the envelope around parameters and body, in pieces that belong together.
+
+        Raises:
+            ValueError: a shape too large.
+        """
         shape = self.layout.shape
         if max(shape) >= 2**32:
             raise ValueError(f"expected dimensions below 2^32, got shape {shape}")
@@ -53,7 +57,7 @@ class Payload:
         sizes = struct.pack(f"<{len(shape)}I", *shape) + _UINT32.pack(len(self.params))
         head = fixed + name + sizes + self.params
         crc = zlib.crc32(self.body, zlib.crc32(head))
-        return b"".join((head, self.body, _UINT32.pack(crc)))
+        return head, self.body, _UINT32.pack(crc)
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> "Payload":

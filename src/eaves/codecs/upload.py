@@ -44,7 +44,7 @@ def pack_upload(features: Tensor, labels: Tensor, codec: Codec) -> bytes:
             f"expected int64 labels of shape {tuple(features.shape[:1])} for features of shape "
             f"{tuple(features.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    payload = codec.encode(features)  # first: it refuses an empty batch
+    payload = codec.parts(features)  # first: it refuses an empty batch
     values_B = labels.detach().cpu().numpy()
     if (smallest := int(values_B.min())) < 0:
         raise ValueError(f"expected labels of 0 or more, got {smallest}; drop unlabelled examples")
@@ -52,7 +52,7 @@ def pack_upload(features: Tensor, labels: Tensor, codec: Codec) -> bytes:
     head = (
         _HEAD.pack(_MAGIC, _VERSION, width, values_B.size) + values_B.astype(f"<u{width}").tobytes()
     )
-    return b"".join((head, _CRC.pack(zlib.crc32(head)), payload))
+    return b"".join((head, _CRC.pack(zlib.crc32(head)), *payload))
 
 
 def unpack_upload(data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from eaves.network.eaves_pb2 import (
     CloudMessage,
     EdgeMessage,
     EdgeStatus,
+    Finish,
     Hello,
     Query,
     StatusReply,
@@ -40,11 +41,13 @@ from eaves.network.wire import (
     PROTOCOL,
     SERVICE,
     Terms,
+    Uploaded,
     expect_same_terms,
     pack,
     pack_terms,
     server_options,
     unpack,
+    unpack_edge_message,
     unpack_terms,
 )
 from eaves.network.workqueue import QueryWork, UploadWork
@@ -54,6 +57,8 @@ _MAX_RUN_NAME: Final = 64
 _MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
 _log = logging.getLogger(__name__)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
+Message_: TypeAlias = EdgeMessage | Uploaded | None
+"""What an edge sent; None where it is no message."""
 
 
 @final
@@ -104,7 +109,7 @@ class Service:
             SERVICE,
             {
                 "Train": grpc.stream_stream_rpc_method_handler(
-                    self.train, unpack(EdgeMessage), pack
+                    self.train, unpack_edge_message, pack
                 ),
                 "Infer": grpc.unary_unary_rpc_method_handler(self.infer, unpack(Query), pack),
                 "Status": grpc.unary_unary_rpc_method_handler(
@@ -114,7 +119,7 @@ class Service:
         )
 
     async def train(
-        self, messages: AsyncIterator[EdgeMessage | None], context: Context
+        self, messages: AsyncIterator[Message_], context: Context
     ) -> AsyncIterator[Message]:
         """One edge's training."""
         try:
@@ -126,7 +131,7 @@ class Service:
             await _abort(context, error)
 
     async def _trained(
-        self, messages: AsyncIterator[EdgeMessage | None], peer: Peer
+        self, messages: AsyncIterator[Message_], peer: Peer
     ) -> AsyncIterator[Message]:
         hello = await _first(messages, self._limits.hello_s)
         self._check(hello)
@@ -171,9 +176,7 @@ class Service:
                 reader.result()
                 return
 
-    async def _read(
-        self, messages: AsyncIterator[EdgeMessage | None], line: Connection, peer: Peer
-    ) -> None:
+    async def _read(self, messages: AsyncIterator[Message_], line: Connection, peer: Peer) -> None:
         uploads, payloads = self._paces.setdefault(
             peer.name, (Pace(self._limits.uploads_per_s), Pace(self._limits.bytes_per_s))
         )
@@ -182,19 +185,16 @@ class Service:
             if (now := monotonic()) >= check_at:  # here too: it may not read its receipts
                 self._gate.expect_allowed(peer)
                 check_at = now + _TICK_S
-            kind = message.WhichOneof("kind") if message is not None else None
-            if message is None or kind not in ("upload", "finish"):
-                raise PayloadError(f"expected an upload, got {kind or 'bytes that are no message'}")
-            if kind == "finish":
-                self._trainer.finish(line.run, message.finish.seq)
+            upload = _upload_or_end(message)
+            if isinstance(upload, Finish):
+                self._trainer.finish(line.run, upload.seq)
                 continue
-            seq, follows = message.upload.seq, message.upload.follows
-            payload = message.upload.payload  # a copy: once is enough
-            pause_s = max(uploads.delay_s(1), payloads.delay_s(len(payload)))
+            pause_s = max(uploads.delay_s(1), payloads.delay_s(len(upload.payload)))
             if pause_s > 0:  # not read meanwhile: the edge's spool takes it
                 await asyncio.sleep(pause_s)
             await line.room()
-            self._trainer.work.put(UploadWork(line, seq, follows, payload))
+            work = UploadWork(line, upload.seq, upload.follows, upload.payload)
+            self._trainer.work.put(work)
 
     async def infer(self, query: Query | None, context: Context) -> Message:
         """One batch of inference."""
@@ -277,6 +277,19 @@ def _message(applied: int, durable: int, reply: bytes) -> Message:
     return message
 
 
+def _upload_or_end(message: Message_) -> Uploaded | Finish:
+    """Return what came; raise a :class:`PayloadError` where it is something else."""
+    if isinstance(message, Uploaded):
+        return message
+    kind = message.WhichOneof("kind") if message is not None else None
+    if message is None or kind not in ("upload", "finish"):
+        raise PayloadError(f"expected an upload, got {kind or 'bytes that are no message'}")
+    if kind == "finish":
+        return message.finish
+    upload = message.upload
+    return Uploaded(upload.seq, upload.follows, memoryview(upload.payload))
+
+
 def _ended(reader: "asyncio.Task[None]", line: Connection) -> None:
     if not reader.cancelled():
         reader.exception()  # seen: where the stream has ended for another reason, nobody asks
@@ -287,13 +300,13 @@ async def _abort(context: Context, error: EavesError) -> None:
     await context.abort(code_of(error), str(error)[:_MAX_WORDS])
 
 
-async def _first(messages: AsyncIterator[EdgeMessage | None], patience_s: float) -> Hello:
+async def _first(messages: AsyncIterator[Message_], patience_s: float) -> Hello:
     try:
         async with asyncio.timeout(patience_s):
             message = await anext(messages, None)
     except TimeoutError as error:
         raise LateError(f"no hello came within {patience_s:g} s") from error
-    if message is None or message.WhichOneof("kind") != "hello":
+    if not isinstance(message, EdgeMessage) or message.WhichOneof("kind") != "hello":
         raise PayloadError("expected a hello as the first message; is the sender an Eaves edge?")
     return message.hello
 

@@ -12,12 +12,12 @@ checkpoint, for which the others hand in their numbers.
 
 import logging
 import threading
+from contextlib import closing
 from time import perf_counter
 from typing import Final, final
 
 from torch import Tensor
 
-from eaves.codecs.upload import unpack_upload
 from eaves.core.roles import Upload
 from eaves.errors import ConfigError, EavesError, PayloadError, StateError
 from eaves.network.answers import Answers
@@ -28,6 +28,7 @@ from eaves.network.half import Half
 from eaves.network.keeper import Keeper, Kept, new_session
 from eaves.network.learning import Learning
 from eaves.network.ledger import Ledger, Run
+from eaves.network.opening import Opener
 from eaves.network.refusals import OutOfOrderError
 from eaves.network.register import Register
 from eaves.network.workqueue import Line, UploadWork, WorkQueue
@@ -70,6 +71,7 @@ class Trainer:
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
         self._suspects = 0  # uploads to be learnt from alone, because one of them is to blame
         self._stopping = threading.Event()
+        self._opener = Opener(half.accepts)
         self._restore()
 
     def _restore(self) -> None:
@@ -150,20 +152,21 @@ class Trainer:
             DivergedError: the weights are no longer finite; the last checkpoint is intact.
             StorageError: the last checkpoint could not be written.
         """
-        busy = True
-        while True:
-            self.work.wait(self._patience_s(busy=busy))
-            self._answers.give(self.work.take_queries(self._answers.most))
-            uploads = self.work.take_uploads(1 if self._suspects else self._merge)
-            self._suspects = max(0, self._suspects - len(uploads))
-            turns = self._take_turns(len(uploads))
-            if busy := any(turn.uploads for turn in turns):
-                self._learn(uploads)
-            self._keep(turns)
-            if any(turn.stopping for turn in turns):
-                self.stop()
-                if not any(turn.uploads or turn.waiting for turn in turns):
-                    break
+        with closing(self._opener):
+            busy = True
+            while True:
+                self.work.wait(self._patience_s(busy=busy))
+                self._answers.give(self.work.take_queries(self._answers.most))
+                uploads = self.work.take_uploads(1 if self._suspects else self._merge)
+                self._suspects = max(0, self._suspects - len(uploads))
+                turns = self._take_turns(len(uploads))
+                if busy := any(turn.uploads for turn in turns):
+                    self._learn(uploads)
+                self._keep(turns)
+                if any(turn.stopping for turn in turns):
+                    self.stop()
+                    if not any(turn.uploads or turn.waiting for turn in turns):
+                        break
         self._checkpoints.join()
         self._checkpoints.hand_in()
         self._checkpoints.last(self._kept())
@@ -193,6 +196,7 @@ class Trainer:
     def _learn(self, uploads: list[UploadWork]) -> None:
         """Make one step of the uploads that can be learnt from, together with the group."""
         fresh = [(work, upload) for work in uploads if (upload := self._opened(work)) is not None]
+        self._opener.look_ahead(self.work.next_upload())
         started = perf_counter()
         try:
             reply = self._learning.step([upload for _, upload in fresh])
@@ -224,13 +228,10 @@ class Trainer:
                 raise OutOfOrderError(
                     f"upload {work.seq} follows {work.follows}, but {applied} was the last here"
                 )
-            accepts = self._half.accepts
-            features, labels_B = unpack_upload(work.payload, limit_bytes=accepts.limit_bytes)
-            accepts.check(features, labels_B)
+            return self._opener.open(work)
         except EavesError as error:
             self._refuse(work, error)
             return None
-        return Upload(features, labels_B)
 
     def _blame(self, uploads: list[UploadWork], error: Exception) -> None:
         """Refuse an upload that cannot be learnt from; if there are several, find out which.

@@ -6,7 +6,8 @@ copy it twice; :func:`pack_edge_message` writes the same bytes with one copy.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, final
 
 from google.protobuf.message import DecodeError, Message
 
@@ -97,6 +98,58 @@ def pack_edge_message(message: EdgeMessage | tuple[int, int, bytes]) -> bytes:
         )
     )
     return b"".join((b"\x12", _varint(len(fields) + len(payload)), fields, payload))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """An upload as it arrived; the payload is a view of the message."""
+
+    seq: int
+    follows: int
+    payload: memoryview
+
+
+def unpack_edge_message(content: bytes) -> EdgeMessage | Uploaded | None:
+    """Return what an edge sent; None where it is no message.
+
+    An upload in the order of :func:`pack_edge_message` is read without a copy; whatever else is
+    left to protobuf.
+
+    >>> upload = unpack_edge_message(pack_edge_message((300, 299, b"abc")))
+    >>> upload.seq, upload.follows, bytes(upload.payload)
+    (300, 299, b'abc')
+    """
+    try:
+        return _uploaded(content) or EdgeMessage.FromString(content)
+    except DecodeError:
+        return None
+
+
+def _uploaded(content: bytes) -> Uploaded | None:
+    """Read 12 LENGTH, 08 SEQ, 10 FOLLOWS, 1a LENGTH PAYLOAD to the very end; None for all else."""
+    at, numbers = 0, []
+    for tag in (0x12, 0x08, 0x10, 0x1A):
+        if at >= len(content) or content[at] != tag:
+            if tag == 0x10:  # follows 0, which is not written
+                numbers.append(0)
+                continue
+            return None
+        value, at = _read_varint(content, at + 1)
+        if tag in (0x12, 0x1A) and at + value != len(content):
+            return None
+        numbers.append(value)
+    return Uploaded(numbers[1], numbers[2], memoryview(content)[at:])
+
+
+def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+    """Return a number and where it ends; one that is cut or longer than nine bytes is -1."""
+    value = 0
+    for i, byte in enumerate(content[at : at + 9]):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, at + i + 1
+    return -1, at
 
 
 def _varint(value: int) -> bytes:

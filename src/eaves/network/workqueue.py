@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import final
 
+from eaves.codecs.contract import Buffer
 from eaves.errors import EavesError
 from eaves.network.ledger import Run
 
@@ -43,7 +44,7 @@ class UploadWork:
     line: Line
     seq: int
     follows: int
-    payload: bytes
+    payload: Buffer
 
 
 @final
@@ -82,6 +83,11 @@ class WorkQueue:
         with self._changed:
             self._closed = self._woken = True
             self._changed.notify()
+
+    def next_upload(self) -> UploadWork | None:
+        """Return the upload that is the oldest, and leave it where it is."""
+        with self._changed:
+            return self._uploads[0] if self._uploads else None
 
     def put_back(self, uploads: list[UploadWork]) -> None:
         """Return uploads that were taken to the front."""
