@@ -62,6 +62,7 @@ CLASSES = {
     "Codec.dtype": "property",
     "Codec.encode": "(self, x)",
     "Codec.name": "property",
+    "Codec.parts": "(self, x)",
     "ConfidenceAbove": "(*, threshold)",
     "ConfidenceAbove.accepts": "(self, logits_BK)",
     "ConfidenceAbove.scores": "(logits_BK)",
