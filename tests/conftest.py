@@ -7,8 +7,10 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple, final
@@ -35,6 +37,22 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@contextmanager
+def _files_end_at(size_bytes: int) -> Iterator[None]:
+    """Let real writes beyond ``size_bytes`` of a file fail (Python ignores the signal SIGXFSZ)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def files_end_at() -> Callable[[int], AbstractContextManager[None]]:
+    return _files_end_at
 
 
 @pytest.fixture(autouse=True)

@@ -186,21 +186,9 @@ class Devices:
         return show_devices(as_json=self.json)
 
 
-Command = (
-    Train
-    | Serve
-    | Agent
-    | Infer
-    | Calibrate
-    | Bundle
-    | Certs
-    | Plan
-    | Profile
-    | Nets
-    | Cuts
-    | Devices
-    | Data
-)
+Plain = Calibrate | Bundle | Certs | Plan | Profile | Nets | Cuts | Devices | Data
+"""Commands whose defaults are those of their classes."""
+Command = Train | Serve | Agent | Infer | Plain
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -214,15 +202,7 @@ def parse(argv: Sequence[str]) -> Command:
         | Annotated[Serve, serve]
         | Annotated[Agent, agent]
         | Annotated[Infer, infer]
-        | Calibrate
-        | Bundle
-        | Certs
-        | Plan
-        | Profile
-        | Nets
-        | Cuts
-        | Devices
-        | Data,
+        | Plain,
         args=list(argv),
         prog="eaves",
         description="Train one neural network divided between an edge device and a cloud.",

@@ -1,6 +1,5 @@
 """A cloud in this process, on loopback and in plaintext, for the tests of both sides."""
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import final
@@ -60,7 +59,7 @@ class Cloud:
 @pytest.fixture
 def cloud_of() -> Iterator[Callable[[Origin, ServeConfig], Cloud]]:
     """Return a way to start clouds, which end with the test."""
-    clouds, interval = [], sys.getswitchinterval()
+    clouds = []
 
     def start(origin: Origin, config: ServeConfig) -> Cloud:
         clouds.append(Cloud(origin, config))
@@ -70,4 +69,3 @@ def cloud_of() -> Iterator[Callable[[Origin, ServeConfig], Cloud]]:
     for cloud in clouds:
         cloud.stop.set()
         cloud._thread.join(60)
-    sys.setswitchinterval(interval)

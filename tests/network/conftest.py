@@ -1,12 +1,11 @@
 """What the tests of the network share: a cloud in this process, edges, a link that misbehaves."""
 
 import queue
-import resource
 import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -430,22 +429,6 @@ def edge_of(opened: ExitStack, tmp_path: Path) -> Callable[..., Edge]:
         return opened.enter_context(closing(Edge(target, path, **changes)))
 
     return make
-
-
-@contextmanager
-def _files_end_at(size_bytes: int) -> Iterator[None]:
-    """Let real writes beyond ``size_bytes`` of a file fail (Python ignores the signal SIGXFSZ)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def files_end_at() -> Callable[[int], AbstractContextManager[None]]:
-    return _files_end_at
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,13 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic, sleep
@@ -27,6 +26,8 @@ NEVER: Final = threading.Event()
 SET: Final = threading.Event()
 SET.set()
 AMPLE: Final = 1 << 30
+
+FilesEndAt = Callable[[int], AbstractContextManager[None]]
 
 
 def content(seq: int, size_bytes: int = 100) -> bytes:
@@ -66,17 +67,6 @@ def taken(spool: Spool, seq: int = 0) -> list[int]:
         assert entry.data == content(seq, len(entry.data))
         found.append(seq)
     return found
-
-
-@contextmanager
-def files_end_at(size_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond ``size_bytes``: a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Laws
@@ -447,7 +437,9 @@ def test_replies_stay_until_they_are_forgotten(tmp_path: Path) -> None:
 # A disk that is full
 
 
-def test_a_full_disk_refuses_a_spill_and_keeps_the_rest(tmp_path: Path) -> None:
+def test_a_full_disk_refuses_a_spill_and_keeps_the_rest(
+    tmp_path: Path, files_end_at: FilesEndAt
+) -> None:
     with opened(tmp_path, memory_bytes=250_000) as spool:
         fill(spool, 1, 2, 100_000)
         with files_end_at(60_000), pytest.raises(StorageError, match=r"cannot write the spool .*"):
@@ -457,7 +449,9 @@ def test_a_full_disk_refuses_a_spill_and_keeps_the_rest(tmp_path: Path) -> None:
         assert taken(spool) == [1, 2, 3]
 
 
-def test_a_full_disk_keeps_in_memory_what_it_could_not_persist(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_in_memory_what_it_could_not_persist(
+    tmp_path: Path, files_end_at: FilesEndAt
+) -> None:
     with opened(tmp_path, limit_bytes=1_000_000, when_full="drop-oldest") as spool:
         fill(spool, 1, 12, 100_000)
         with files_end_at(300_000), pytest.raises(StorageError, match="is intact"):
@@ -472,7 +466,9 @@ def test_a_full_disk_keeps_in_memory_what_it_could_not_persist(tmp_path: Path) -
         assert spool.reply(1) is None
 
 
-def test_what_a_full_disk_kept_from_being_deleted_is_deleted_later(tmp_path: Path) -> None:
+def test_what_a_full_disk_kept_from_being_deleted_is_deleted_later(
+    tmp_path: Path, files_end_at: FilesEndAt
+) -> None:
     with opened(tmp_path, limit_bytes=250_000, when_full="drop-oldest") as spool:
         fill(spool, 1, 2, 100_000)
         spool.persist()
@@ -484,7 +480,7 @@ def test_what_a_full_disk_kept_from_being_deleted_is_deleted_later(tmp_path: Pat
         assert (taken(spool), spool.status().dropped) == ([2, 3], 1)
 
 
-def test_a_spool_on_a_full_disk_closes(tmp_path: Path) -> None:
+def test_a_spool_on_a_full_disk_closes(tmp_path: Path, files_end_at: FilesEndAt) -> None:
     with opened(tmp_path, memory_bytes=0) as spool:
         fill(spool, 1, 2, 100_000)
         spool.persist()

@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,6 @@ LOG = logging.getLogger("eaves.network.server")
 
 def redact(text: str) -> str:
     return text.replace(SECRET, "[secret]")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("eaves")
-    before = list(root.handlers), root.level, ours.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
-    logging.captureWarnings(False)
 
 
 def _record(message: str, *args: object, exc_info: Any = None, **extra: Any) -> logging.LogRecord:

@@ -51,9 +51,8 @@ def run_agent(
     """Train the edge half and send; yield progress several times a second, then the record.
 
     An interrupted run in ``config.out`` goes on, a finished one is not run again, unless
-    ``config.overwrite``. When ``stop`` is set,
-    the run ends after its current step with a record that is not ``complete``; what is not
-    delivered stays in the spool.
+    ``config.overwrite``. When ``stop`` is set, the run ends after its current step with a record
+    that is not ``complete``; what is not delivered stays in the spool.
 
     Raises:
         ConfigError, DataError: see :func:`edge_job`.

@@ -151,6 +151,17 @@ def terms_of(
     }
 
 
+def facts_of_terms(config: TrainConfig, terms: Terms) -> dict[str, Any]:
+    """Return what a manifest says of halves that have no record: untrained, or trained by many."""
+    return {
+        **{name: terms[name] for name in ("method", "net", "cut", "input_shape", "classes")},
+        "data": config.data,
+        "codec": wire_of(config).codec.name,
+        "config": config.to_dict(),
+        "accuracy": None,
+    }
+
+
 def load_weights(origin: Origin, side: str, modules: Mapping[str, nn.Module]) -> None:
     """Load the bundle's weights of one side, if there is a bundle and the side has any.
 
@@ -177,17 +188,7 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
     job = build_job(config)
-    facts = {
-        "method": config.method,
-        "net": config.net,
-        "cut": job.cut,
-        "data": config.data,
-        "codec": job.wire.codec.name,
-        "config": config.to_dict(),
-        "accuracy": None,
-        "input_shape": job.dataset.interface.input_shape,
-        "classes": job.dataset.classes,
-    }
+    facts = facts_of_terms(config, terms_of(config, job.dataset.interface, job.method, job.cut))
     sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
     write_bundle(folder, sides, facts, session=new_session())
 

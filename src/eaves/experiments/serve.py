@@ -1,21 +1,20 @@
 """The cloud half as a service: a generator of what it is doing, until it is told to stop."""
 
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, final
+from typing import final
 
 import grpc
 
 from eaves import __version__
+from eaves.core.switching import quick_switching
 from eaves.errors import ConfigError, EavesError
-from eaves.experiments.build import wire_of
 from eaves.experiments.bundle import write_bundle
-from eaves.experiments.halves import Origin, cloud_half
+from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
 from eaves.experiments.netconfig import ServeConfig, parse_address
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
@@ -31,7 +30,6 @@ from eaves.runtime.process import set_up
 _MB = 10**6
 _TICK_S = 0.5
 _QUIET_S = 5.0
-_SWITCH_S = 0.0005  # see runtime/pipeline.py
 _log = logging.getLogger(__name__)
 
 
@@ -68,8 +66,7 @@ def serve(
         StorageError: the disk is full as the service starts or ends.
     """
     set_up(config.threads)
-    sys.setswitchinterval(_SWITCH_S)
-    with closing(find_group()) as group, ExitStack() as stack:
+    with quick_switching(), closing(find_group()) as group, ExitStack() as stack:
         service = _Service(origin, config, group)
         stack.callback(service.keeper.close)
         port = service.start(gate, credentials)
@@ -145,12 +142,8 @@ class _Service:
         self._written = True
         if self._group.rank:
             return
-        config = self._origin.config
-        facts: dict[str, Any] = {
-            **{k: self._terms[k] for k in ("method", "net", "cut", "input_shape", "classes")},
-            "data": config.data,
-            "codec": wire_of(config).codec.name,
-            "config": config.to_dict(),
+        facts = {
+            **facts_of_terms(self._origin.config, self._terms),
             "accuracy": self._origin.accuracy,
             "uploads": self.trainer.accounts().as_json(),
         }

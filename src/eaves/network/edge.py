@@ -11,23 +11,21 @@ the spool, what the edge had sent before it is on disk, and the edge's state may
 """
 
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from time import perf_counter
 from typing import Final, final
 
 from eaves.core.roles import Batch, EdgeLearner
+from eaves.core.switching import quick_switching
 from eaves.network.spool import Spool, Stopped
 from eaves.network.uplink import Uplink
-from eaves.runtime.channel import Closed
 from eaves.runtime.meters import Totals
 from eaves.runtime.stages import EdgeStage, Lanes
 from eaves.runtime.traffic import Mark, Parcel, Progress, Snapshot, Wire
 
 _POLL_S: Final = 0.2
-_SWITCH_S: Final = 0.0005  # see runtime/pipeline.py
 
 
 @final
@@ -60,28 +58,26 @@ class NetworkedEdge:
         started, before_s = perf_counter(), self._totals.wall_s
         self._first_step = first_step
         threads = [
-            self._thread(
+            self._lanes.thread(
                 "edge", lambda: self._edge.run(batches, self._halt, first_step, checkpoint_s)
             ),
-            self._thread("spooling", lambda: self._spool_all(first_step)),
+            self._lanes.thread("spooling", lambda: self._spool_all(first_step)),
         ]
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        self._uplink.start()
-        try:
-            for thread in threads:
-                thread.start()
-            for event in self._events(stop):
-                self._totals.wall_s = before_s + perf_counter() - started
-                yield self._progress() if event is None else self._completed(event)
-        finally:
-            self._halt.set()  # a put may wait for room that nobody makes any more
-            self._lanes.close()
-            self._uplink.close()
-            for thread in threads:
-                thread.join()
-            self._count()  # what was sent after the last snapshot
-            sys.setswitchinterval(interval)
+        with quick_switching():
+            self._uplink.start()
+            try:
+                for thread in threads:
+                    thread.start()
+                for event in self._events(stop):
+                    self._totals.wall_s = before_s + perf_counter() - started
+                    yield self._progress() if event is None else self._completed(event)
+            finally:
+                self._halt.set()  # a put may wait for room that nobody makes any more
+                self._lanes.close()
+                self._uplink.close()
+                for thread in threads:
+                    thread.join()
+                self._count()  # what was sent after the last snapshot
 
     def _events(self, stop: threading.Event) -> Iterator[Mark | None]:
         """Yield marks as they come, None in between; end when all is delivered or stopped."""
@@ -90,7 +86,7 @@ class NetworkedEdge:
             if stop.is_set() or self._uplink.error is not None:
                 self._halt.set()
             try:
-                mark = self._next_mark()
+                mark = self._lanes.next_mark(_POLL_S)
             except Stopped:  # within a step: the last checkpoint is what there is
                 break
             yield mark
@@ -101,20 +97,6 @@ class NetworkedEdge:
                 yield None
         if self._uplink.error is not None:
             raise self._uplink.error
-
-    def _thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(
-            target=self._guarded, args=(body,), name=f"eaves-{name}", daemon=True
-        )
-
-    def _guarded(self, body: Callable[[], None]) -> None:
-        try:
-            body()
-        except Closed:
-            pass  # another stage has already said why
-        except BaseException as error:  # handed to the caller's thread
-            self._lanes.events.put(error)
-            self._lanes.close()
 
     def _spool_all(self, first_step: int) -> None:
         """Take everything up to the last mark; upload n is that of step n."""
@@ -154,15 +136,6 @@ class NetworkedEdge:
                 self._spool.keep_reply(seq, reply)
                 return reply
         raise Stopped
-
-    def _next_mark(self) -> Mark | None:
-        try:
-            event = self._lanes.events.get(timeout=_POLL_S)
-        except queue.Empty:
-            return None
-        if isinstance(event, BaseException):
-            raise event
-        return event
 
     def _completed(self, mark: Mark) -> Snapshot:
         self._count()

@@ -7,7 +7,6 @@ from stage to stage; each of its backward times is that of a part which begins w
 Dimension key:  B batch   K classes
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,10 @@ from torch.nn.functional import cross_entropy
 
 from eaves.core.optimise import OneCycle, Optimised, precision_of
 from eaves.core.roles import Batch
+from eaves.core.switching import quick_switching
 from eaves.planner.profile import Seconds, StageTimes
 
 _CONTENDING_STEPS = 1
-_SWITCH_S = 0.0005  # as in the pipeline, whose threads the contention is that of
 
 
 @final
@@ -178,15 +177,10 @@ def contention(chains: tuple[Chain, Chain], batch: Batch, clock: Clock, alone_s:
             with clock.time("step", "together"):
                 chain.step(batch, Clock(torch.device("cpu")))
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-            for n in (1, _CONTENDING_STEPS):  # a warm-up first: each thread has memory of its own
-                clock.forget()
-                begun = (one.submit(steps, chains[0], n), other.submit(steps, chains[1], n))
-                for future in begun:
-                    future.result()
-    finally:
-        sys.setswitchinterval(interval)
+    with quick_switching(), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for n in (1, _CONTENDING_STEPS):  # a warm-up first: each thread has memory of its own
+            clock.forget()
+            begun = (one.submit(steps, chains[0], n), other.submit(steps, chains[1], n))
+            for future in begun:
+                future.result()
     return max(1.0, clock.seconds("step", "together").median_s / alone_s)

@@ -1,6 +1,5 @@
 """A calibration as a table, a figure and a line of JSON."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,7 @@ from rich.table import Table
 from eaves.core.calibration import Curve, Point
 from eaves.core.rates import Rate
 from eaves.experiments.calibrating import Calibration
-from eaves.report.figures import expect_figure
-from eaves.runtime.files import write_atomically
+from eaves.report.figures import expect_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,9 +106,7 @@ def draw_calibration(calibration: Calibration, path: Path) -> None:
     axes.set_xlabel("sent to the cloud, %")
     axes.set_ylabel("accuracy, %")
     axes.legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=120)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_curve(axes: "Axes", curve: Curve) -> None:

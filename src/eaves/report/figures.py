@@ -42,7 +42,7 @@ def draw_plan(plan: Plan, path: Path) -> None:
     _draw_front(front, plan.verdicts)
     subject = plan.scenario.edge.subject
     figure.suptitle(f"{subject.net}, {'x'.join(map(str, subject.input_shape))}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def expect_figure(path: Path) -> None:
@@ -133,7 +133,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format of its ending; raises :class:`StorageError`."""
     buffer = BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=120)
     write_atomically(path, buffer.getvalue())

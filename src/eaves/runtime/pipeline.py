@@ -1,7 +1,5 @@
 """Edge, link and cloud of one process as concurrent stages with bounded queues between them."""
 
-import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -9,13 +7,12 @@ from time import perf_counter
 from typing import final
 
 from eaves.core.roles import Batch, CloudLearner, EdgeLearner
-from eaves.runtime.channel import Closed
+from eaves.core.switching import quick_switching
 from eaves.runtime.meters import Totals
 from eaves.runtime.stages import CloudStage, EdgeStage, Lanes, LinkStage
-from eaves.runtime.traffic import Mark, Progress, Snapshot, Wire
+from eaves.runtime.traffic import Progress, Snapshot, Wire
 
 _POLL_S = 0.2
-_SWITCH_S = 0.0005  # how long a thread may keep the interpreter; 5 ms would stall the other side
 
 
 @final
@@ -55,52 +52,29 @@ class Pipeline:
         """
         started, before = perf_counter(), self._totals.wall_s
         threads = self._threads(lambda: self._edge.run(batches, stop, first_step, checkpoint_s))
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        try:
-            for thread in threads:
-                thread.start()
-            mark = None
-            while mark is None or not mark.last:
-                if stop.is_set():
-                    self._lanes.hurry.set()
-                mark = self._next_mark()
-                self._totals.wall_s = before + perf_counter() - started
-                if mark is not None:
-                    mark.snapshot.totals.wall_s = self._totals.wall_s
-                yield mark.snapshot if mark else self._progress()
-        finally:
-            self._lanes.close()
-            for thread in threads:
-                thread.join()
-            sys.setswitchinterval(interval)
+        with quick_switching():
+            try:
+                for thread in threads:
+                    thread.start()
+                mark = None
+                while mark is None or not mark.last:
+                    if stop.is_set():
+                        self._lanes.hurry.set()
+                    mark = self._lanes.next_mark(_POLL_S)
+                    self._totals.wall_s = before + perf_counter() - started
+                    if mark is not None:
+                        mark.snapshot.totals.wall_s = self._totals.wall_s
+                    yield mark.snapshot if mark else self._progress()
+            finally:
+                self._lanes.close()
+                for thread in threads:
+                    thread.join()
 
     def _threads(self, edge: Callable[[], None]) -> list[threading.Thread]:
         bodies = {"edge": edge}
         if self._cloud is not None:
             bodies |= {"link": self._link.run, "cloud": self._cloud.run}
-        return [
-            threading.Thread(target=self._guarded, args=(body,), name=f"eaves-{name}", daemon=True)
-            for name, body in bodies.items()
-        ]
-
-    def _guarded(self, body: Callable[[], None]) -> None:
-        try:
-            body()
-        except Closed:
-            pass  # another stage has already said why
-        except BaseException as error:  # handed to the caller's thread
-            self._lanes.events.put(error)
-            self._lanes.close()
-
-    def _next_mark(self) -> Mark | None:
-        try:
-            event = self._lanes.events.get(timeout=_POLL_S)
-        except queue.Empty:
-            return None
-        if isinstance(event, BaseException):
-            raise event
-        return event
+        return [self._lanes.thread(name, body) for name, body in bodies.items()]
 
     def _progress(self) -> Progress:
         edge, cloud = self._edge.figures, self._cloud.figures if self._cloud else None

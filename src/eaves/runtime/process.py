@@ -21,8 +21,8 @@ def keep_freed_memory() -> bool:
     """Let malloc keep up to 256 MB of what is freed; return whether it can be told so.
 
     glibc returns large blocks to the system at once and gets them back page by page. A training
-    step frees and takes the same tensors each time: on a net of two layers this costs a third of
-    its time, half of that on the edge.
+    step frees and takes the same tensors each time: on the edge half of a net of two layers this
+    costs a third of a step, on its cloud half a tenth (benchmarks/allocator.py).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library

@@ -28,7 +28,7 @@ from eaves.codecs.base import decode
 from eaves.codecs.upload import pack_upload, unpack_upload
 from eaves.core.roles import Batch, CloudLearner, EdgeLearner, Upload
 from eaves.errors import DivergedError, PayloadError
-from eaves.runtime.channel import Channel
+from eaves.runtime.channel import Channel, Closed
 from eaves.runtime.meters import Smoothed, Totals
 from eaves.runtime.traffic import Mark, Parcel, Snapshot, Wire
 
@@ -64,6 +64,35 @@ class Lanes:
         """Wait until ``perf_counter`` reaches ``when``, unless there is a hurry."""
         if (left := when - perf_counter()) > 0:
             self.hurry.wait(left)
+
+    def thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        """Return a thread for a stage; what goes wrong in it is an event, and closes all lanes."""
+        return threading.Thread(
+            target=self._guarded, args=(body,), name=f"eaves-{name}", daemon=True
+        )
+
+    def _guarded(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except Closed:
+            pass  # another stage has already said why
+        except BaseException as error:  # handed to the caller's thread
+            self.events.put(error)
+            self.close()
+
+    def next_mark(self, timeout_s: float) -> Mark | None:
+        """Return the mark that has gone through all stages; None where none has come in time.
+
+        Raises:
+            BaseException: whatever ended a stage.
+        """
+        try:
+            event = self.events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(event, BaseException):
+            raise event
+        return event
 
     def close(self) -> None:
         """Let every stage end at once."""
