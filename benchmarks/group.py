@@ -43,7 +43,7 @@ from eaves.core.optimise import Optimised
 from eaves.core.roles import CloudLearner, Losses, Upload
 from eaves.errors import EavesError
 from eaves.experiments.halves import cloud_half, edge_job, open_origin
-from eaves.experiments.phases import training_batches
+from eaves.experiments.phases import edge_phases
 from eaves.network.group import find_group
 from eaves.network.half import Half
 from eaves.network.keeper import Keeper
@@ -176,7 +176,9 @@ def pack_uploads(folder: Path, edge: int, steps: int) -> None:
     job, _ = edge_job(open_origin(folder / f"edge-{edge}.toml"))
     home = folder / f"uploads-{edge}"
     home.mkdir()
-    batches = cycle([b for b in training_batches(job, 0) if len(b.labels) == job.config.batch_size])
+    batches = cycle(
+        [b for b in edge_phases(job)[0].batches(job) if len(b.labels) == job.config.batch_size]
+    )
     for seq, batch in enumerate(islice(batches, steps), start=1):
         upload, _ = job.method.edge.step(batch)
         assert upload is not None

@@ -51,7 +51,7 @@ from scipy.stats import linregress, t
 
 from eaves.codecs.upload import pack_upload
 from eaves.experiments.halves import edge_job, open_origin
-from eaves.experiments.phases import training_batches
+from eaves.experiments.phases import edge_phases
 from eaves.network.certificates import make_device, make_token
 from eaves.network.wire import pack_terms
 
@@ -174,7 +174,7 @@ def prepare(options: argparse.Namespace, folder: Path, served: Served) -> list[S
     homes = [str(make(served.certs, f"edge-{i}")) for i in range(options.edges)]
     job, terms = edge_job(open_origin(folder / "cloud.toml"))
     payloads = []
-    for number, batch in enumerate(islice(training_batches(job, 0), PAYLOADS)):
+    for number, batch in enumerate(islice(edge_phases(job)[0].batches(job), PAYLOADS)):
         upload, _ = job.method.edge.step(batch)
         assert upload is not None
         path = folder / f"payload-{number}"

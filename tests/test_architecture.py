@@ -28,11 +28,21 @@ DEEPER = {
     "eaves.core.roles.Learner": 2,  # edge and cloud learners share how their state is handled
 }
 # Packages of optional extras: they alone may be imported inside a function.
-EXTRAS = {"PIL", "constriction", "matplotlib", "simpy", "sklearn", "timm", "torchvision"}
+EXTRAS = {
+    "PIL",
+    "constriction",
+    "dp_accounting",
+    "matplotlib",
+    "simpy",
+    "sklearn",
+    "timm",
+    "torchvision",
+}
 # Modules that import ours inside functions.
 LATE_IMPORTS = {
     "eaves.cli": "`eaves --help` must not wait for torch",
     "eaves.cli_network": "the same: these are commands of eaves.cli",
+    "eaves.cli_privacy": "the same",
     "eaves.experiments.access": "an edge needs no cryptography, which makes certificates",
     "eaves.report.planning": "a plan from profiles must not wait for torch",
 }

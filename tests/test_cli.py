@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from eaves.cli import Cuts, Data, Devices, Nets, Plan, Profile, Train, main
+from eaves.cli_privacy import Audit, Report
+from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.planconfig import PlanConfig, ProfileConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
 
 SHORT = ["train", "--train-samples", "64", "--batch-size", "16", "--epochs", "2"]
 # About a second, with a checkpoint ten times in it.
@@ -170,8 +173,12 @@ def test_training_that_diverges_is_one_message(eaves: Eaves, tmp_path: Path) -> 
 
 # What is printed
 
+GIVEN_AS_THEY_ARE = [(Data, "name"), (Cuts, "net"), (Audit, "source"), (Report, "folders")]
 
-@pytest.mark.parametrize("command", [Train, Plan, Profile, Nets, Cuts, Devices, Data])
+
+@pytest.mark.parametrize(
+    "command", [Train, Plan, Profile, Nets, Cuts, Devices, Data, Audit, Report]
+)
 def test_help_mentions_every_flag(
     eaves: Eaves, monkeypatch: pytest.MonkeyPatch, command: type[Any]
 ) -> None:
@@ -179,19 +186,23 @@ def test_help_mentions_every_flag(
     ended = eaves(command.__name__.lower(), "--help")
     assert ended.code == 0
     inside: dict[type[Any], list[type[Any]]] = {
-        Train: [TrainConfig],
+        Train: [TrainConfig, PrivacyConfig],
+        Audit: [AuditConfig],
         Plan: [ProfileConfig, PlanConfig],
         Profile: [ProfileConfig],
     }
     names = [field.name for field in fields(command) if field.name not in ("settings", "question")]
     names += [field.name for config in inside.get(command, []) for field in fields(config)]
     for name in names:
-        if (command, name) in ((Data, "name"), (Cuts, "net")):
-            continue  # these have no flag: they are given as they are
+        if (command, name) in GIVEN_AS_THEY_ARE or name == "privacy":
+            continue  # these have no flag; privacy is a table, whose settings are flags
         flag = f"--{name.replace('_', '-')}"
         # A line that begins with the flag and what it takes, if anything; then words, or below.
+        short = r"(?:-[a-z](?: PATH)?, )?"
         takes = r"(?: \S*(?:STR|INT|FLOAT|PATH))?+"
-        described = re.search(rf"^\W*{flag}{takes}[ │\n]+(?!\(default)\w", ended.out, re.MULTILINE)
+        described = re.search(
+            rf"^\W*{short}{flag}{takes}[ │\n]+(?!\(default)\w", ended.out, re.MULTILINE
+        )
         assert described, f"{flag} is not described"
 
 

@@ -116,6 +116,24 @@ def test_whatever_ends_them_the_same_commands_go_on_to_the_same_weights(
     pair.expect_the_weights_of_an_uninterrupted_run()
 
 
+def test_a_cloud_that_learns_on_goes_on_after_a_kill(
+    machines: Machines, free_port: FreePort
+) -> None:
+    once = "send = 'once'\ncloud_epochs = 80\n"  # 16 uploads, 1,264 steps after
+    pair = Pair(machines(run=LONG.replace("12", "2") + once), free_port())
+    pair.cloud().kill()  # it has made the credentials
+    agent = pair.agent().says("no connection")  # it has learnt alone, and now needs a cloud
+    cloud = pair.cloud()
+    let_work(cloud, pair.cloud_out).kill()
+    cloud = pair.cloud()
+    let_work(cloud, pair.cloud_out).kill()
+    cloud = pair.cloud()
+    assert agent.ended() == 0, agent.err
+    assert agent.result["accuracy"]["cloud"]["n"] == 360  # it has waited for all of that
+    assert cloud.signal(signal.SIGTERM).ended() == 0
+    pair.expect_the_weights_of_an_uninterrupted_run()
+
+
 def test_a_full_disk_of_the_cloud_is_said_and_loses_nothing(
     machines: Machines, free_port: FreePort
 ) -> None:

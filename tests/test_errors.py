@@ -19,7 +19,7 @@ def _drawn() -> dict[str, str]:
     parents: dict[str, str] = {}
     path = [(-1, "Exception")]
     for line in (errors.__doc__ or "").splitlines():
-        if match := re.match(r"    ([│├└─ ]*)(\w+Error)\b", line):
+        if match := re.match(r"    ([│├└─ ]*)(\w+(?:Error|Exceeded))\b", line):
             depth = len(match[1])
             path = [(d, name) for d, name in path if d < depth]
             parents[match[2]] = path[-1][1]
@@ -29,7 +29,7 @@ def _drawn() -> dict[str, str]:
 
 def test_the_tree_is_the_one_drawn() -> None:
     assert {c.__name__: c.__base__.__name__ for c in TREE if c.__base__} == _drawn()
-    assert len(TREE) == 9
+    assert len(TREE) == 10
 
 
 def test_a_wrong_choice_is_also_a_value_error_and_bad_luck_is_not() -> None:

@@ -22,6 +22,7 @@ from eaves.core.exits import EXITS
 from eaves.core.specs import LINKS
 from eaves.data.augment import AUGMENTS
 from eaves.data.load import DATASETS
+from eaves.experiments.auditconfig import ATTACKS, AuditConfig
 from eaves.experiments.build import METHODS
 from eaves.experiments.netconfig import (
     AUTH,
@@ -33,7 +34,9 @@ from eaves.experiments.netconfig import (
     InferConfig,
     ServeConfig,
 )
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.settings import variable
+from eaves.methods.adversaries import AIMS
 from eaves.nets.build import NETS
 from eaves.planner.devices import DEVICES
 from eaves.planner.phases import INFERENCE, TRAINING
@@ -45,7 +48,8 @@ FUNCTIONS = {
     "cut_points": "(net)",
     "exit_head": "(kind, feature_shape, classes)",
     "load_config": "(path)",
-    "load_dataset": "(name, *, root, train_samples=None, image_size=None, download=False)",
+    "load_dataset": "(name, *, root, train_samples=None, image_size=None, download=False, "
+    "private=())",
     "load_profile": "(path)",
     "parse_codec": "(text)",
     "parse_link": "(text)",
@@ -54,7 +58,7 @@ FUNCTIONS = {
     "simulate": "(fleet)",
     "split_at": "(net, cut)",
     "take_profile": "(config, *, timed=True, together=True, budget_s=10.0)",
-    "with_bottleneck": "(split, feature_shape, channels)",
+    "with_bottleneck": "(split, feature_shape, wanted, *, ends_open=False)",
 }
 CLASSES = {
     "Codec": "(tensor_stage, byte_stages=())",
@@ -95,6 +99,7 @@ CLASSES = {
 # Each with its nearest parent.
 ERRORS = {
     "AccessError": "EavesError",
+    "BudgetExceeded": "EavesError",
     "ConfigError": "EavesError",
     "CutError": "ConfigError",
     "DataError": "EavesError",
@@ -115,27 +120,64 @@ TRAIN_CONFIG = {
     "net": ("str", "small"),
     "stem": ("str or None", None),
     "cut": ("str or None", None),
-    "bottleneck": ("int or None", None),
-    "exit": ("str", "conv"),
+    "bottleneck": ("int or str or None", None),
+    "exit": ("str", "auto"),
     "codec": ("str", "int8+zstd"),
     "input_codec": ("str", "raw"),
     "reply_codec": ("str", "fp16"),
     "link": ("str", "unlimited"),
-    "send": ("str", "every-epoch"),
+    "send": ("str", "auto"),
     "copies": ("int", 1),
     "cloud_epochs": ("int or None", None),
     "edge_slowdown": ("float", 1.0),
     "epochs": ("int", 10),
     "max_steps": ("int or None", None),
     "batch_size": ("int", 128),
-    "lr": ("float", 0.1),
+    "optimiser": ("str", "auto"),
+    "lr": ("float or None", None),
     "seed": ("int", 0),
     "precision": ("str", "fp32"),
     "device": ("str", "auto"),
     "threads": ("int", 1),
     "checkpoint_s": ("float", 60.0),
+    "privacy": ("PrivacyConfig", MISSING),
     "compare": ("str", ""),
     "out": ("Path", Path("runs/latest")),
+}
+# Settings of what is hidden: keys of the table [privacy], and flags of eaves train as they are.
+PRIVACY_CONFIG = {
+    "private": ("str", ""),
+    "bound": ("str", "tanh"),
+    "bound_limit": ("float", 1.0),
+    "noise": ("str", "gaussian"),
+    "noise_scale": ("float", 1.0),
+    "epsilon": ("float or None", None),
+    "epsilon_unit": ("str", "tensor"),
+    "delta": ("float", 1e-5),
+    "budget": ("float or None", None),
+    "weight": ("float", 1.0),
+    "aim": ("str", "uniform"),
+    "adversaries": ("int", 2),
+    "adversary_steps": ("int", 1),
+    "ramp": ("float", 0.5),
+    "restarts": ("int", 0),
+    "keep_training": ("bool", False),
+}
+AUDIT_CONFIG = {
+    "data": ("str or None", None),
+    "data_root": ("Path or None", None),
+    "private": ("str", ""),
+    "attacks": ("str", "quick"),
+    "known": ("int", 12_000),
+    "releases": ("int", 1),
+    "searched": ("int", 200),
+    "half_width": ("float or None", None),
+    "max_attack": ("float or None", None),
+    "effort": ("float", 1.0),
+    "seed": ("int", 0),
+    "threads": ("int", 1),
+    "gallery": ("int", 6),
+    "out": ("Path or None", None),
 }
 # Settings of a profile and of a plan: fields, and flags with dashes for underscores.
 PROFILE_CONFIG = {
@@ -174,6 +216,7 @@ PLAN_CONFIG = {
     "min_accuracy": ("float or None", None),
     "max_drop": ("float or None", None),
     "probe": ("int or None", None),
+    "private": ("str", ""),
     "adversaries": ("int", 2),
     "group": ("int", 4),
     "components": ("int", 8),
@@ -190,6 +233,7 @@ SERVE_CONFIG = {
     "edges": ("int", 1),
     "merge": ("int", 1),
     "checkpoint_s": ("float", 10.0),
+    "store_mb": ("float", 16_000.0),
     "max_message_mb": ("float", 64.0),
     "max_edges": ("int", 1000),
     "uploads_per_s": ("float or None", None),
@@ -233,20 +277,23 @@ NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
 }
 # Fields and methods of each.
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
-    "TrainConfig": (TRAIN_CONFIG, ["hash", "link_spec", "to_dict", "to_toml"]),
+    "TrainConfig": (TRAIN_CONFIG, ["hash", "link_spec", "sends_once", "to_dict", "to_toml"]),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),
-    "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power"]),
+    "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power", "privacy"]),
 }
 # Keys of record.json.
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "network"),
+    *("time", "bytes", "memory", "complete", "privacy", "network"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
 NAMES = {
-    "method": ["full-cloud", "full-edge", "hierarchical", "split"],  # that can be trained
+    "method": [  # that can be trained
+        *("deepobfuscator", "disco", "full-cloud", "full-edge", "hierarchical", "nopeek"),
+        *("priphit", "split"),
+    ],
     "method to plan": ["full-cloud", "full-edge", "hierarchical", "priphit", "split"],
     "method to answer by": [
         *("datamix", "full-cloud", "full-edge", "hierarchical", "priphit", "siamese", "split"),
@@ -257,14 +304,20 @@ NAMES = {
         *("raspberry-pi-4", "raspberry-pi-5", "rtx-2080-ti"),
     ],
     "net": [
-        *("mobilevit_xxs", "resnet18", "resnet20", "resnet34", "resnet56", "small"),
+        *("compact", "mobilevit_xxs", "resnet18", "resnet20", "resnet34", "resnet56", "small"),
         *("vgg11", "vgg16"),
     ],
     "data": ["cifar10", "digits", "faces", "images"],
-    "exit": ["conv", "linear", "mlp"],
-    "augment": ["auto", "crop", "crop-flip", "none"],
-    "send": ["every-epoch", "once"],
+    "exit": ["auto", "conv", "linear", "mlp"],
+    "augment": ["auto", "crop", "crop-flip", "flip", "none"],
+    "send": ["auto", "every-epoch", "once"],
     "precision": ["bf16", "fp32"],
+    "optimiser": ["adam", "auto", "sgd"],
+    "bound": ["clip", "l1", "l2", "tanh"],
+    "noise": ["gaussian", "laplace", "none"],
+    "aim": ["entropy", "reversal", "uniform"],
+    "epsilon unit": ["element", "tensor"],
+    "attack": ["attribute", "decoder", "gan", "labels", "optimisation"],
     "auth": ["certificates", "tokens"],
     "when full": ["block", "drop-oldest"],
     "rule": ["confidence", "entropy"],
@@ -283,7 +336,7 @@ def _flags(names: Iterable[str]) -> list[str]:
 
 OPTIONS = {
     "train": [
-        *_flags(TRAIN_CONFIG),
+        *_flags(TRAIN_CONFIG.keys() - {"privacy"} | PRIVACY_CONFIG.keys()),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
     "serve": [*_flags(SERVE_CONFIG), "--config", "--help", "--json"],
@@ -300,6 +353,8 @@ OPTIONS = {
     "certs token": ["--folder", "--help", "--renew"],
     "certs revoke": ["--folder", "--help"],
     "certs list": ["--folder", "--help", "--json"],
+    "audit": [*_flags(AUDIT_CONFIG), "--help", "--json"],
+    "report": ["--help", "--no-gallery", "--out"],
     "plan": [
         *_flags(PROFILE_CONFIG | PLAN_CONFIG),
         *("--all", "--help", "--json", "--plot", "--write-config"),
@@ -374,6 +429,17 @@ def test_settings(name: str) -> None:
     assert _public_members(config) == methods
 
 
+@pytest.mark.parametrize(
+    ("config", "settings"), [(PrivacyConfig, PRIVACY_CONFIG), (AuditConfig, AUDIT_CONFIG)]
+)
+def test_settings_of_what_is_hidden_and_of_an_audit(
+    config: type, settings: Mapping[str, tuple[str, object]]
+) -> None:
+    found = _described(config)
+    assert found == settings
+    assert list(found) == list(settings)
+
+
 @pytest.mark.parametrize("config", NETWORK_SETTINGS)
 def test_settings_over_a_network(config: Any) -> None:
     settings, example = NETWORK_SETTINGS[config]
@@ -386,7 +452,8 @@ def test_settings_over_a_network(config: Any) -> None:
 def test_fields_of_a_record() -> None:
     assert [field.name for field in fields(eaves.RunRecord)] == RUN_RECORD
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
-        "network": None
+        "privacy": None,
+        "network": None,
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 
@@ -400,7 +467,8 @@ def test_names_that_users_type() -> None:
         "device": DEVICES,
         "net": NETS,
         "data": DATASETS,
-        "exit": EXITS,
+        "aim": AIMS,
+        "attack": ATTACKS,
         "link": LINKS,
         "codec": TENSOR_STAGES | BYTE_STAGES,
         "auth": AUTH,
@@ -411,16 +479,27 @@ def test_names_that_users_type() -> None:
     for kind, table in tables.items():
         assert sorted(table) == NAMES[kind], kind
     assert sorted(["auto", *AUGMENTS]) == NAMES["augment"]
-    assert set(NAMES["method"]) < set(NAMES["method to plan"]) < set(NAMES["method to answer by"])
+    assert sorted(["auto", *EXITS]) == NAMES["exit"]
+    assert set(NAMES["method to plan"]) == set(METHODS) - {"deepobfuscator", "disco", "nopeek"}
+    assert set(NAMES["method to plan"]) < set(NAMES["method to answer by"])
 
 
-@pytest.mark.parametrize("setting", ["method", "exit", "augment", "send", "precision"])
+@pytest.mark.parametrize("setting", ["method", "exit", "augment", "send", "precision", "optimiser"])
 def test_a_config_offers_the_names_of_the_tables(setting: str) -> None:
     values: dict[str, Any] = {setting: "no such name"}
     with pytest.raises(eaves.ConfigError) as refused:
         eaves.TrainConfig(**values)
     offered = str(refused.value).partition("choose from: ")[2].split(", ")
     assert sorted(offered) == NAMES[setting]
+
+
+@pytest.mark.parametrize("setting", ["bound", "noise", "aim", "epsilon_unit"])
+def test_what_is_hidden_offers_the_names_of_the_tables(setting: str) -> None:
+    values: dict[str, Any] = {setting: "no such name"}
+    with pytest.raises(eaves.ConfigError) as refused:
+        PrivacyConfig(**values)
+    offered = str(refused.value).partition("choose from: ")[2].split(", ")
+    assert sorted(offered) == NAMES[setting.replace("_", " ")]
 
 
 @pytest.mark.parametrize(
@@ -477,7 +556,7 @@ def test_flags(
 ) -> None:
     text = _help(command.split(), monkeypatch, capsys)
     # A flag that is described begins its line, after the frame around the list.
-    found = re.findall(r"^\W*(?:-h, )?(--[a-z][a-z-]*)", text, re.MULTILINE)
+    found = re.findall(r"^\W*(?:-[a-z](?: PATH)?, )?(--[a-z][a-z-]*)", text, re.MULTILINE)
     assert sorted(found) == sorted(OPTIONS[command])
 
 
@@ -499,7 +578,14 @@ def test_flags(
         (["infer", "no-such-bundle"], 2),
         (["infer", str(Path(__file__).parent)], 1),  # a folder that holds no bundle
         (["calibrate", "no-such-bundle"], 2),
+        (["audit", "no-such-bundle"], 2),
+        (["audit", "no-such-bundle", "--attacks", "no-such-attack"], 2),
+        (["train", "--method", "priphit"], 2),
+        (["plan", "--methods", "priphit", "--probe", "1", "--data", "digits"], 2),
         (["bundle", "no-such-file.toml", "--out", "never-made"], 2),
+        (["audit", str(Path(__file__).parent)], 1),  # a folder that holds no bundle
+        (["report"], 2),
+        (["report", str(Path(__file__).parent)], 1),  # a folder that holds no run
         (["certs", "list", "--folder", "no-such-folder"], 2),
         (["certs", "device", "nobody", "--folder", "no-such-folder"], 2),
     ],

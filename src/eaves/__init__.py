@@ -15,12 +15,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eaves.codecs.base import Codec, parse_codec
+    from eaves.core.bottleneck import with_bottleneck
     from eaves.core.exits import ConfidenceAbove, EntropyBelow, exit_head
-    from eaves.core.net import SplitNet, StagedNet, cut_points, split_at, with_bottleneck
+    from eaves.core.net import SplitNet, StagedNet, cut_points, split_at
     from eaves.core.specs import LinkSpec, parse_link
     from eaves.data.load import load_dataset
     from eaves.errors import (
         AccessError,
+        BudgetExceeded,
         ConfigError,
         CutError,
         DataError,
@@ -43,12 +45,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "codecs.base": ("Codec", "parse_codec"),
+    "core.bottleneck": ("with_bottleneck",),
     "core.exits": ("ConfidenceAbove", "EntropyBelow", "exit_head"),
-    "core.net": ("SplitNet", "StagedNet", "cut_points", "split_at", "with_bottleneck"),
+    "core.net": ("SplitNet", "StagedNet", "cut_points", "split_at"),
     "core.specs": ("LinkSpec", "parse_link"),
     "data.load": ("load_dataset",),
     "errors": (
         "AccessError",
+        "BudgetExceeded",
         "ConfigError",
         "CutError",
         "DataError",
@@ -73,6 +77,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AccessError",
+    "BudgetExceeded",
     "Codec",
     "ConfidenceAbove",
     "ConfigError",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, final
 import tyro
 
 from eaves.cli_network import Agent, Bundle, Calibrate, Certs, Infer, Serve
+from eaves.cli_privacy import Audit, Report
 from eaves.errors import ConfigError, EavesError
 from eaves.experiments.config import TrainConfig, load_config, resumed_config
 from eaves.experiments.netconfig import PREFIXES, AgentConfig, InferConfig, ServeConfig
@@ -186,7 +187,7 @@ class Devices:
         return show_devices(as_json=self.json)
 
 
-Plain = Calibrate | Bundle | Certs | Plan | Profile | Nets | Cuts | Devices | Data
+Plain = Calibrate | Bundle | Certs | Audit | Report | Plan | Profile | Nets | Cuts | Devices | Data
 """Commands whose defaults are those of their classes."""
 Command = Train | Serve | Agent | Infer | Plain
 
@@ -206,7 +207,11 @@ def parse(argv: Sequence[str]) -> Command:
         args=list(argv),
         prog="eaves",
         description="Train one neural network divided between an edge device and a cloud.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
     )
     return command
 
@@ -248,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done. 1: the world is in the way (a damaged file, a full disk, a diverged run). 2: a mistake
-    in the command. 130: interrupted.
+    in the command. 3 and 4: see :class:`Audit`. 130: interrupted.
     """
     try:
         return parse(sys.argv[1:] if argv is None else argv).run()

@@ -10,7 +10,8 @@
     ├── StateError                        a checkpoint or bundle: missing, damaged, of another run
     ├── StorageError                      a disk that is full or refuses to be written
     ├── DivergedError                     training that produced NaN or infinity
-    └── AccessError                       proof of who one is: missing, unknown or revoked
+    ├── AccessError                       proof of who one is: missing, unknown or revoked
+    └── BudgetExceeded                    sending would give away more than is allowed
 
 A caller's mistake in Python (a wrong shape, a wrong type) is a plain ``ValueError`` or
 ``TypeError``. The command line turns every :class:`EavesError` into one message: exit code 2 for
@@ -63,6 +64,11 @@ class DivergedError(EavesError):
 @final
 class AccessError(EavesError):
     """Somebody did not prove who they are, or may not come in any more."""
+
+
+@final
+class BudgetExceeded(EavesError):  # noqa: N818 - no mistake: a promise that is kept
+    """Sending would give away more than the privacy budget allows; nothing was sent."""
 
 
 def closest_first(given: str, choices: Iterable[str]) -> list[str]:

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from eaves.core.net import (
     Normalise,
-    SplitNet,
     StagedNet,
     cut_points,
     output_shape,
     split_at,
     staged,
-    with_bottleneck,
 )
 from eaves.errors import ConfigError, CutError
 
@@ -173,42 +171,6 @@ def test_an_input_that_does_not_fit_is_refused_and_the_modes_stay(
     with pytest.raises(ConfigError, match=words):
         output_shape(net, input_shape)
     assert all(module.training for module in net.modules())
-
-
-# Bottlenecks
-
-
-@pytest.mark.parametrize(
-    ("cut", "shape", "channels"),
-    [("0", (8, 8, 8), 2), ("1", (4, 3, 3), 1), ("1", (4, 3, 3), 3), ("2", (36,), 5)],
-)
-def test_a_bottleneck_narrows_the_features_and_nothing_else(
-    cut: str, shape: tuple[int, ...], channels: int
-) -> None:
-    split = split_at(_net(), cut)
-    narrow = with_bottleneck(split, shape, channels)
-    z = narrow.edge(torch.randn(2, 3, 8, 8))
-    assert z.shape == (2, channels, *shape[1:])
-    assert bool((z >= 0).all())
-    assert narrow.cloud(z).shape == (2, 5)
-    assert narrow.cut == cut
-    assert _state(split.edge).keys() <= _state(narrow.edge).keys()
-    assert _state(split.cloud).keys() <= _state(narrow.cloud).keys()
-
-
-@pytest.mark.parametrize("channels", [-1, 0, 4, 5])
-def test_a_bottleneck_must_be_narrower_than_the_features(channels: int) -> None:
-    split = split_at(_net(), "1")
-    message = rf"of 1 to 3 channels at cut '1' \(its features have 4\), got {channels}$"
-    with pytest.raises(ConfigError, match=message):
-        with_bottleneck(split, (4, 3, 3), channels)
-
-
-@pytest.mark.parametrize("shape", [(), (4, 3), (4, 1, 3, 3)])
-def test_a_bottleneck_needs_flat_features_or_images(shape: tuple[int, ...]) -> None:
-    split = SplitNet(nn.Identity(), nn.Identity(), "here")
-    with pytest.raises(ConfigError, match=r"needs \(C,\) or \(C, H, W\) features"):
-        with_bottleneck(split, shape, 2)
 
 
 # The input layer

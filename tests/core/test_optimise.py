@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from eaves.core.optimise import OneCycle, Optimised, precision_of
+from eaves.core.optimise import OneCycle, Optimised, Schedule, Steady, precision_of
 from eaves.core.state import State
 from eaves.errors import ConfigError, DivergedError, StateError
 
 CPU = torch.device("cpu")
+OPTIMISERS = ("sgd", "adam")
 
 
 def _part(seed: int = 0, **schedule: Any) -> Optimised:
@@ -91,6 +92,49 @@ def test_the_weights_move_as_torch_moves_them() -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
+def test_adam_is_that_of_its_authors() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, in float64; ours computes in float32."""
+    part = _part(optimiser="adam", lr=0.01)
+    parts = dict(part.modules.named_parameters())
+    weights = {name: p.detach().double() for name, p in parts.items()}
+    m = {name: torch.zeros_like(w) for name, w in weights.items()}
+    v = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for i in range(5):
+        _step(part, i)
+        eta = part.schedule.rate(i)
+        for name, p in parts.items():
+            assert p.grad is not None
+            gradient = p.grad.double()
+            m[name] = 0.9 * m[name] + 0.1 * gradient
+            v[name] = 0.999 * v[name] + 0.001 * gradient**2
+            m_hat, v_hat = m[name] / (1 - 0.9 ** (i + 1)), v[name] / (1 - 0.999 ** (i + 1))
+            decayed = weights[name] * (1 - eta * 5e-4)
+            weights[name] = decayed - eta * m_hat / (v_hat.sqrt() + 1e-8)
+            assert torch.allclose(p.detach().double(), weights[name], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Steady(lr=0.3, optimiser="adam", momentum=0.8, weight_decay=0.0, precision="bf16"),
+        OneCycle(
+            total_steps=8, lr=0.3, optimiser="adam", momentum=0.8, weight_decay=0.0, warmup=0.5
+        ),
+    ],
+)
+def test_a_schedule_over_other_steps_differs_in_nothing_else(schedule: Schedule) -> None:
+    longer = schedule.over(80)
+    assert longer.over(8) == schedule.over(8) == schedule
+    rates = [longer.rate(i) for i in range(80)]
+    assert max(rates) == schedule.lr
+    if isinstance(longer, OneCycle):
+        assert longer.total_steps == 80
+        assert rates.index(schedule.lr) == 39  # its warm-up is a share of the steps
+        assert rates[-1] == 0
+    else:
+        assert set(rates) == {schedule.lr}
+
+
 @pytest.mark.parametrize("by_gradient", [False, True])
 def test_a_step_is_backward_and_then_update(by_gradient: bool) -> None:
     whole, halves = _part(), _part()
@@ -123,13 +167,14 @@ def test_backward_changes_no_weight_and_forgets_the_gradients_before() -> None:
 # The state
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("optimiser", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adam", 0.9)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_loaded_state_goes_on_to_the_bit(momentum: float, precision: str) -> None:
-    first = _part(momentum=momentum, precision=precision)
+def test_a_loaded_state_goes_on_to_the_bit(optimiser: str, momentum: float, precision: str) -> None:
+    given: dict[str, Any] = {"optimiser": optimiser, "momentum": momentum, "precision": precision}
+    first = _part(**given)
     for i in range(3):
         _step(first, i)
-    other = _part(1, momentum=momentum, precision=precision)
+    other = _part(1, **given)
     _step(other, 77)
     other.load_state(first.state())
     assert _same(other.state(), first.state())
@@ -139,9 +184,10 @@ def test_a_loaded_state_goes_on_to_the_bit(momentum: float, precision: str) -> N
     assert _same(other.state(), first.state())
 
 
-def test_a_state_before_the_first_step_clears_the_momentum() -> None:
-    fresh = _part()
-    trained = _part()
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_state_before_the_first_step_clears_the_momentum(optimiser: str) -> None:
+    fresh = _part(optimiser=optimiser)
+    trained = _part(optimiser=optimiser)
     state = fresh.state()
     _step(trained, 0)
     trained.load_state(state)
@@ -164,28 +210,36 @@ def test_a_state_is_a_copy_both_ways() -> None:
     assert any(key.startswith("optimiser/") for key in state.tensors)
 
 
-def _bent(tensors: dict[str, Tensor] | None = None, facts: dict[str, Any] | None = None) -> State:
-    part = _part()
+def _bent(
+    tensors: dict[str, Tensor] | None = None,
+    facts: dict[str, Any] | None = None,
+    *,
+    optimiser: str = "sgd",
+) -> State:
+    part = _part(optimiser=optimiser)
     _step(part, 0)
     state = part.state()
     return State(state.tensors | (tensors or {}), state.facts if facts is None else facts)
+
+
+def _lacking(name: str, *, optimiser: str = "sgd") -> State:
+    tensors = _bent(optimiser=optimiser).tensors
+    assert name in tensors
+    return State({k: v for k, v in tensors.items() if k != name}, {"steps": 1})
 
 
 FOREIGN = {
     "nothing": State(),
     "another shape": _bent({"weights/net.0.weight": torch.zeros(8, 4)}),
     "one weight more": _bent({"weights/net.9.weight": torch.zeros(1)}),
-    "one weight less": State(
-        {k: v for k, v in _bent().tensors.items() if k != "weights/net.0.bias"}, {"steps": 1}
-    ),
+    "one weight less": _lacking("weights/net.0.bias"),
     "momentum of another shape": _bent({"optimiser/0/momentum_buffer": torch.zeros(8, 4)}),
     "momentum of a weight it has not": _bent({"optimiser/99/momentum_buffer": torch.zeros(1)}),
     "a name without a slot": _bent({"optimiser/0": torch.zeros(1)}),
     "a name without a number": _bent({"optimiser/x/momentum_buffer": torch.zeros(1)}),
     "a name of no kind": _bent({"bias": torch.zeros(1)}),
-    "no generator state": State(
-        {k: v for k, v in _bent().tensors.items() if not k.startswith("draws/")}, {"steps": 1}
-    ),
+    "no generator state": _lacking("draws/state"),
+    "Adam's": _bent(optimiser="adam"),
     "no step count": _bent(facts={}),
     "a step count that is none": _bent(facts={"steps": None}),
     "a step count in words": _bent(facts={"steps": "many"}),
@@ -196,6 +250,37 @@ FOREIGN = {
 def test_the_state_of_another_net_is_refused(name: str) -> None:
     with pytest.raises(StateError, match="the saved state belongs to another net: "):
         _part().load_state(FOREIGN[name])
+
+
+_ADAM: dict[str, Any] = {"optimiser": "adam"}
+DAMAGED_ADAM = {
+    "momentum's": (_bent(), "an optimiser of another kind"),
+    "a moment of another shape": (
+        _bent({"optimiser/0/exp_avg": torch.zeros(8, 4)}, **_ADAM),
+        r"exp_avg' has the shape \(8, 4\)",
+    ),
+    "a count of another shape": (
+        _bent({"optimiser/0/step": torch.ones(8, 5)}, **_ADAM),
+        r"step' has the shape \(8, 5\)",
+    ),
+    "no second moment": (_lacking("optimiser/0/exp_avg_sq", **_ADAM), "of another kind"),
+    "no count": (_lacking("optimiser/3/step", **_ADAM), r"\['exp_avg', 'exp_avg_sq'\] of weight 3"),
+    "a moment too many": (
+        _bent({"optimiser/0/max_exp_avg_sq": torch.zeros(8, 5)}, **_ADAM),
+        "of another kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_ADAM)
+def test_a_damaged_state_of_adam_is_refused(name: str) -> None:
+    """Before training goes on: Adam itself would notice in a step, with a KeyError, or never."""
+    state, message = DAMAGED_ADAM[name]
+    part = _part(optimiser="adam")
+    before = part.state()
+    with pytest.raises(StateError, match=message):
+        part.load_state(state)
+    assert _same(part.state(), before)
 
 
 # Failure
@@ -246,8 +331,19 @@ def test_the_precision_is_that_of_the_schedule_inside_alone() -> None:
     assert net(x).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("momentum", "copies"), [(0.0, 2), (0.9, 3)])
-def test_the_bytes_of_the_state_are_those_counted_by_hand(momentum: float, copies: int) -> None:
+@pytest.mark.parametrize(
+    ("optimiser", "momentum", "copies"), [("sgd", 0.0, 2), ("sgd", 0.9, 3), ("adam", 0.9, 4)]
+)
+def test_the_bytes_of_the_state_are_those_that_are_held(
+    optimiser: str, momentum: float, copies: int
+) -> None:
     weights = 5 * 8 + 8 + 2 * 8 + 8 * 3 + 3
     buffers = 4 * 2 * 8 + 8  # mean and variance in float32, a count in int64
-    assert _part(momentum=momentum).state_bytes() == 4 * copies * weights + buffers
+    part = _part(optimiser=optimiser, momentum=momentum)
+    assert part.state_bytes() == 4 * copies * weights + buffers
+    _step(part, 0)
+    gradients = [p.grad for p in part.modules.parameters() if p.grad is not None]
+    # Besides, Adam counts its steps for each weight, in 4 bytes.
+    saved = part.state().tensors.items()
+    kept = [t for k, t in saved if not k.startswith("draws/") and not k.endswith("/step")]
+    assert sum(t.nbytes for t in [*gradients, *kept]) == part.state_bytes()

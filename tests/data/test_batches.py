@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eaves.core.roles import Batch
+from eaves.core.roles import Batch, PrivateLabels
 from eaves.data.batches import batches, steps_per_epoch
 from eaves.data.source import InMemory
 from eaves.errors import ConfigError
@@ -98,6 +98,25 @@ def test_batches_of_an_epoch_are_augmented_differently() -> None:
     same = InMemory(_source(1).fetch(torch.zeros(64, dtype=torch.int64)).inputs, torch.arange(64))
     first, second = batches(same, batch_size=32, seed=0, epoch=0, augment="crop-flip")
     assert not torch.equal(first.inputs, second.inputs)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_private_labels_come_along_and_change_nothing_else(augment: str, shuffle: bool) -> None:
+    images = _source(40).fetch(torch.arange(40)).inputs
+    private = PrivateLabels(1000 + torch.arange(40)[:, None], ("number",))
+
+    def run(source: InMemory) -> list[Batch]:
+        return list(
+            batches(source, batch_size=16, seed=3, epoch=1, augment=augment, shuffle=shuffle)
+        )
+
+    without, with_them = run(_source(40)), run(InMemory(images, torch.arange(40), private))
+    assert _same(without, with_them)
+    assert all(batch.private is None for batch in without)
+    for batch in with_them:
+        assert batch.private is not None
+        assert torch.equal(batch.private.of("number"), 1000 + batch.labels)
 
 
 def test_a_batch_is_the_callers_own() -> None:

@@ -1,13 +1,16 @@
 """CelebA's lists and folders, made small: read and joined, and what can be wrong with them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 
-from eaves.data import celeba
+from eaves.data import celeba, files
 from eaves.data.batches import batches
 from eaves.data.source import Request
 from eaves.errors import ConfigError, DataError
@@ -25,12 +28,12 @@ def _part(i: int) -> int:
     return 0 if i < 16 else 1 + i % 2
 
 
-def _write(root: Path, *, images: int = _N) -> Path:
+def _write(root: Path, *, images: int = _N, flags: Callable[[int], list[bool]] = _flags) -> Path:
     """Faces whose red channel is ten times their number."""
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     rows = [
-        f"{i:06d}.jpg " + " ".join(" 1" if flag else "-1" for flag in _flags(i)) for i in range(_N)
+        f"{i:06d}.jpg " + " ".join(" 1" if flag else "-1" for flag in flags(i)) for i in range(_N)
     ]
     listed = "\n".join([str(_N), _NAMES + " ", *rows, ""])
     (folder / "list_attr_celeba.txt").write_text(listed)
@@ -83,6 +86,77 @@ def test_two_attributes_name_the_same_faces_in_the_same_order(tmp_path: Path) ->
     for smiling, male in zip(*runs, strict=True):
         assert torch.equal(smiling.inputs, male.inputs)
     assert any(not torch.equal(a.labels, b.labels) for a, b in zip(*runs, strict=True))
+
+
+def test_private_attributes_come_with_every_part_in_any_case(tmp_path: Path) -> None:
+    _write(tmp_path)
+    request = Request(root=tmp_path, image_size=8, private=("young", "MALE"))
+    data = celeba.load_faces(request)
+    assert data.private == ("Young", "Male")
+    assert dict(data.private_classes) == {
+        "Young": ("not Young", "Young"),
+        "Male": ("not Male", "Male"),
+    }
+    assert data.valid is not None
+    for source, part in ((data.train, 0), (data.valid, 1), (data.test, 2)):
+        batch = source.fetch(torch.arange(len(source)))
+        faces = [_flags(i) for i in range(_N) if _part(i) == part]
+        assert batch.private is not None
+        assert batch.private.names == ("Young", "Male")
+        assert batch.private.labels_BA.tolist() == [[int(f[3]), int(f[1])] for f in faces]
+        assert batch.labels.tolist() == [int(f[2]) for f in faces]
+
+
+def test_private_attributes_do_not_have_a_face_decoded_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path)
+    taken = []
+
+    def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
+        taken.append(path.name)
+        return original(path, size)
+
+    original = files.read_image
+    monkeypatch.setattr(files, "read_image", read_image)
+    data = celeba.load_faces(Request(root=tmp_path, image_size=8, private=("Male", "Young")))
+    for _ in range(2):
+        for source in (data.train, data.valid, data.test):
+            assert source is not None
+            source.fetch(torch.arange(len(source)))
+    assert sorted(taken) == [f"{i:06d}.jpg" for i in range(_N)]
+
+
+@pytest.mark.parametrize(
+    ("private", "message"),
+    [
+        (("Mole",), "unknown private attribute 'Mole'; choose from: Male, "),
+        (("smiling",), "the private attribute is the task itself: Smiling"),
+        (("Male", "male"), "the private attribute Male is given twice"),
+        (("Male", "Bald"), "the private attribute Bald is the same on all 16 training examples"),
+    ],
+)
+def test_a_private_attribute_that_cannot_be_hidden_is_refused(
+    tmp_path: Path, private: tuple[str, ...], message: str
+) -> None:
+    _write(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        celeba.load_faces(Request(root=tmp_path, private=private))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_private_attribute_that_equals_the_task_on_training_faces_is_refused(
+    tmp_path: Path, inverted: bool
+) -> None:
+    def flags(i: int) -> list[bool]:
+        bald, male, smiling, young = _flags(i)
+        return [bald, smiling != inverted if _part(i) == 0 else male, smiling, young]
+
+    _write(tmp_path, flags=flags)
+    with pytest.raises(ConfigError, match="Male follows from the task's label on all 16 training"):
+        celeba.load_faces(Request(root=tmp_path, private=("Male",)))
+    young = celeba.load_faces(Request(root=tmp_path, option="Young", private=("Male",)))
+    assert young.private == ("Male",)
 
 
 def test_an_attribute_is_found_in_any_case_and_else_the_closest_is_offered(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn import datasets
 
-from eaves.data.digits import load_digits
+from eaves.data.digits import interface, load_digits
 from eaves.data.source import Request
 from eaves.errors import ConfigError
 
@@ -41,6 +41,56 @@ def test_two_loads_agree_and_a_subset_lies_within_the_whole() -> None:
     for image in few.train.fetch(torch.arange(50)).inputs:
         assert (everything == image).flatten(1).all(dim=1).any()
     assert len(few.test) == 360
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "expected"),
+    [
+        ("parity", ("even", "odd"), [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]),
+        ("high", ("0-4", "5-9"), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_task_classes_the_same_digits_in_the_same_order(
+    task: str, classes: tuple[str, ...], expected: list[int]
+) -> None:
+    plain, data = load_digits(Request()), load_digits(Request(option=task.upper()))
+    assert (data.name, data.classes) == (f"digits:{task}", classes)
+    assert data.interface.classes == interface(Request(option=task)).classes
+    for digits, source in ((plain.train, data.train), (plain.test, data.test)):
+        given, classed = (s.fetch(torch.arange(len(source))) for s in (digits, source))
+        assert torch.equal(given.inputs, classed.inputs)
+        assert classed.labels.tolist() == [expected[digit] for digit in given.labels]
+
+
+def test_one_attribute_is_learnt_and_the_other_private() -> None:
+    data = load_digits(Request(option="parity", private=("High",), train_samples=100))
+    plain = load_digits(Request(train_samples=100))
+    assert data.private == ("high",)
+    assert dict(data.private_classes) == {"high": ("0-4", "5-9")}
+    for digits, source in ((plain.train, data.train), (plain.test, data.test)):
+        given, batch = (s.fetch(torch.arange(len(source))) for s in (digits, source))
+        assert torch.equal(given.inputs, batch.inputs)
+        assert batch.private is not None
+        assert torch.equal(batch.private.of("high"), (given.labels > 4).long())
+        # The label alone says little: three of five odd digits are high, two of five even ones.
+        agreement = (batch.labels == batch.private.of("high")).double().mean()
+        assert 0.5 < agreement < 0.7
+
+
+@pytest.mark.parametrize("private", ["parity", "high"])
+def test_the_digit_itself_tells_every_attribute(private: str) -> None:
+    with pytest.raises(ConfigError, match=f"{private} follows from the task's label on all 1,437"):
+        load_digits(Request(private=(private,)))
+
+
+def test_tasks_and_attributes_that_do_not_exist_are_refused() -> None:
+    for wrong in (load_digits, interface):
+        with pytest.raises(ConfigError, match=r"unknown task .* 'hihg'; .*: high, parity"):
+            wrong(Request(option="hihg"))
+    with pytest.raises(ConfigError, match="unknown private attribute 'odd'; choose from: "):
+        load_digits(Request(option="parity", private=("odd",)))
+    with pytest.raises(ConfigError, match="the private attribute is the task itself: parity"):
+        load_digits(Request(option="parity", private=("parity",)))
 
 
 def test_another_size_is_refused() -> None:

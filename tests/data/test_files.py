@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from eaves.core.roles import PrivateLabels
 from eaves.data import files
-from eaves.data.files import ImageFiles, dataset_of_files, read_image
+from eaves.data.files import ImageFiles, Listing, dataset_of_files, read_image
 from eaves.data.source import Request
 from eaves.errors import ConfigError, DataError
 
@@ -104,11 +105,14 @@ def test_a_set_beyond_the_limit_stays_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [_saved(tmp_path / f"{i}.png") for i in range(4)]
-    listing = (paths[:2], torch.tensor([0, 1]))
-    listings = {"train": listing, "test": (paths[2:], torch.tensor([0, 1]))}
+    listings = {
+        "train": Listing(paths[:2], torch.tensor([0, 1])),
+        "test": Listing(paths[2:], torch.tensor([0, 1])),
+    }
 
     def reads_the_disk_again() -> bool:
-        data = dataset_of_files("x", ("a", "b"), listings, Request(image_size=8))
+        request = Request(image_size=8)
+        data = dataset_of_files("x", ("a", "b"), listings, request, private_classes={})
         data.test.fetch(torch.tensor([0]))
         paths[2].rename(tmp_path / "hidden")
         try:
@@ -128,6 +132,19 @@ def test_a_set_beyond_the_limit_stays_on_disk(
 def test_paths_and_labels_must_agree(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as many int64 labels, got 1 paths"):
         ImageFiles([tmp_path / "a.png"], torch.arange(2), size=8, keep=False)
+    private = PrivateLabels(torch.zeros(3, 1, dtype=torch.int64), ("tail",))
+    with pytest.raises(ValueError, match="expected 1 private labels, got 3"):
+        ImageFiles([tmp_path / "a.png"], torch.arange(1), private, size=8, keep=False)
+
+
+def test_a_choice_of_files_takes_all_that_is_known_of_each(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    private = PrivateLabels(torch.tensor([[7], [8], [9]]), ("tail",))
+    chosen = Listing(paths, torch.arange(3), private).take(torch.tensor([2, 0]))
+    assert chosen.paths == [paths[2], paths[0]]
+    assert chosen.labels.tolist() == [2, 0]
+    assert chosen.private is not None
+    assert chosen.private.of("tail").tolist() == [9, 7]
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

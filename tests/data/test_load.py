@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eaves.data.load import DATASETS, dataset_table, load_dataset
+from eaves.data.load import DATASETS, dataset_table, interface_of, load_dataset
 from eaves.errors import ConfigError, DataError
 
 
@@ -28,12 +28,44 @@ def test_an_unknown_name_lists_the_known_ones_closest_first(tmp_path: Path) -> N
         load_dataset("cifar", root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["digits:7", "cifar10:", "images:", "faces:"])
+@pytest.mark.parametrize("name", ["digits:", "cifar10:7", "images:", "faces:"])
 def test_an_option_that_is_empty_or_where_none_belongs_is_refused(
     name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"expected .*got '{name}'"):
         load_dataset(name, root=tmp_path)
+
+
+def test_a_task_of_the_digits_is_known_without_looking_at_them() -> None:
+    assert interface_of("digits").classes == tuple("0123456789")
+    assert interface_of("digits:parity").classes == ("even", "odd")
+    assert interface_of("digits:high").input_shape == (1, 8, 8)
+    with pytest.raises(ConfigError, match="unknown task of the digits '7'"):
+        interface_of("digits:7")
+
+
+def test_a_set_without_attributes_says_so_and_which_have_some(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cifar10 has no .* have: digits, images, faces"):
+        load_dataset("cifar10", root=tmp_path, private=("Male",))
+    _farm(tmp_path)
+    with pytest.raises(ConfigError, match=r"no .*farm/attributes.csv.* take the faces or digits"):
+        load_dataset("images:farm", root=tmp_path, private=("Male",))
+
+
+def test_private_attributes_reach_the_loader_and_are_none_by_default(tmp_path: Path) -> None:
+    _farm(tmp_path)
+    rows = [f"{name}/{i}.png,{i % 2}" for name in ("ant", "bee") for i in range(5)]
+    (tmp_path / "farm" / "attributes.csv").write_text("\n".join(["path,tail", *rows]))
+    data = load_dataset("images:farm", root=tmp_path, private=("tail",))
+    assert (data.private, dict(data.private_classes)) == (("tail",), {"tail": ("0", "1")})
+    assert load_dataset("digits:high", root=None, private=("parity",)).private == ("parity",)
+    for name in ("images:farm", "digits:high", "digits"):
+        assert load_dataset(name, root=tmp_path).private == ()
+
+
+def test_private_attributes_are_no_part_of_what_the_cloud_knows() -> None:
+    plain = load_dataset("digits:parity", root=None)
+    assert load_dataset("digits:parity", root=None, private=("high",)).interface == plain.interface
 
 
 @pytest.mark.parametrize("name", ["images", "faces"])
@@ -69,6 +101,14 @@ def test_the_table_says_what_is_found_and_what_is_missing(tmp_path: Path) -> Non
     assert rows["images"].state.startswith("missing: two or more folders")
     assert "list_attr_celeba.txt" in rows["faces"].state
     assert {row.name: row.state for row in dataset_table(tmp_path / "farm")}["images"] == "found"
+
+
+def test_the_table_says_what_may_be_private() -> None:
+    described = {row.name: row.description for row in dataset_table(None)}
+    assert "private: parity or high" in described["digits"]
+    assert "private: columns of attributes.csv" in described["images"]
+    assert "private: any attributes but the task's" in described["faces"]
+    assert "private" not in described["cifar10"]
 
 
 def test_without_a_root_the_table_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from eaves.core.roles import PrivateLabels
 from eaves.data.files import ImageFiles
 from eaves.data.source import (
     InMemory,
@@ -31,15 +32,20 @@ def _pixels() -> Tensor:
     return torch.randint(0, 256, (_N, 3, _SIDE, _SIDE), dtype=torch.uint8, generator=generator)
 
 
+def _private() -> PrivateLabels:
+    """Two attributes: ten times the index, and a hundred times."""
+    return PrivateLabels(torch.arange(_N)[:, None] * torch.tensor([10, 100]), ("ten", "hundred"))
+
+
 def _on_disk(folder: Path, *, keep: bool) -> ImageFiles:
     paths = [folder / f"{i}.png" for i in range(_N)]
     for path, image_CHW in zip(paths, _pixels(), strict=True):
         Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).save(path)
-    return ImageFiles(paths, torch.arange(_N), size=_SIDE, keep=keep)
+    return ImageFiles(paths, torch.arange(_N), _private(), size=_SIDE, keep=keep)
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
-    "memory": lambda folder: InMemory(_pixels(), torch.arange(_N)),
+    "memory": lambda folder: InMemory(_pixels(), torch.arange(_N), _private()),
     "files": lambda folder: _on_disk(folder, keep=False),
     "files, kept": lambda folder: _on_disk(folder, keep=True),
 }
@@ -54,7 +60,23 @@ def test_every_source_gives_the_examples_asked_for(kind: str, tmp_path: Path) ->
         assert batch.labels.tolist() == indices
         assert batch.inputs.dtype == torch.uint8
         assert torch.equal(batch.inputs, _pixels()[indices])
+        assert batch.private is not None
+        assert batch.private.names == ("ten", "hundred")
+        assert batch.private.of("ten").tolist() == [10 * i for i in indices]
+        assert batch.private.of("hundred").tolist() == [100 * i for i in indices]
+        # A tensor that is sent or saved takes its whole storage along: no other labels lie there.
+        assert batch.labels.untyped_storage().nbytes() == 8 * len(indices)
         batch.inputs.zero_()  # the caller's own: the next round sees it unchanged
+        batch.private.labels_BA.zero_()
+
+
+def test_without_private_labels_a_source_gives_none(tmp_path: Path) -> None:
+    in_memory = InMemory(_pixels(), torch.arange(_N))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for keep in (True, False):
+        on_disk = ImageFiles([tmp_path / "a.png"], torch.arange(1), size=4, keep=keep)
+        assert on_disk.fetch(torch.arange(1)).private is None
+    assert in_memory.fetch(torch.arange(2)).private is None
 
 
 def test_a_source_in_memory_refuses_other_tensors() -> None:
@@ -64,6 +86,8 @@ def test_a_source_in_memory_refuses_other_tensors() -> None:
         InMemory(_pixels()[:0], torch.arange(0))
     with pytest.raises(ValueError, match=r"expected int64 labels of shape \(7,\)"):
         InMemory(_pixels(), torch.arange(6))
+    with pytest.raises(ValueError, match="expected 6 private labels, got 7"):
+        InMemory(_pixels()[:6], torch.arange(6), _private())
 
 
 def test_the_data_root_is_the_argument_else_the_variable(tmp_path: Path) -> None:
@@ -148,6 +172,11 @@ def test_statistics_take_a_sample_of_a_large_set() -> None:
 def test_an_image_size_out_of_range_is_refused(size: int) -> None:
     with pytest.raises(ConfigError, match=rf"image_size from 1 to 1024 pixels, got {size}"):
         Request(image_size=size)
+
+
+def test_a_bare_name_is_no_list_of_names() -> None:
+    with pytest.raises(ConfigError, match=r"got 'Male'; write \('Male',\)"):
+        Request(private="Male")  # type: ignore[arg-type]
 
 
 def test_no_training_samples_are_refused() -> None:

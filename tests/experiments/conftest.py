@@ -1,4 +1,4 @@
-"""A cloud in this process, on loopback and in plaintext, for the tests of both sides."""
+"""What tests of more than one file share: a cloud on loopback in plaintext, and trained runs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,8 +6,12 @@ from typing import final
 
 import pytest
 
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin
 from eaves.experiments.netconfig import ServeConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
+from eaves.experiments.record import RunRecord
+from eaves.experiments.run import run
 from eaves.experiments.serve import ServeProgress, serve
 from eaves.network.channel import Target, insecure_target
 from eaves.network.credentials import Gate
@@ -69,3 +73,33 @@ def cloud_of() -> Iterator[Callable[[Origin, ServeConfig], Cloud]]:
     for cloud in clouds:
         cloud.stop.set()
         cloud._thread.join(60)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunRecord]:
+    """Return a way to get a run that learns odd from even, made once; it lies in its ``out``.
+
+    ``priphit`` hides whether a digit is 5 or more behind 2x2x2 values with noise; ``hierarchical``
+    hides nothing.
+    """
+    made: dict[str, RunRecord] = {}
+
+    def of(method: str) -> RunRecord:
+        if method not in made:
+            out = tmp_path_factory.mktemp(method)
+            config = TrainConfig(
+                method=method,
+                data="digits:parity",
+                epochs=12,
+                bottleneck="2x2x2" if method == "priphit" else None,
+                privacy=PrivacyConfig(private="high", weight=3.0)
+                if method == "priphit"
+                else PrivacyConfig(),
+                out=out,
+            )
+            *_, record = run(config)
+            assert isinstance(record, RunRecord)
+            made[method] = record
+        return made[method]
+
+    return of

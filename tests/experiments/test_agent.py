@@ -3,21 +3,32 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.experiments.conftest import Cloud
 
 from eaves.errors import StateError
+from eaves.experiments import agent
 from eaves.experiments.agent import AgentProgress, run_agent
+from eaves.experiments.build import Job, build_job
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, open_origin, write_untrained
-from eaves.experiments.netconfig import AgentConfig, ServeConfig
+from eaves.experiments.inferring import InferRecord, infer
+from eaves.experiments.netconfig import AgentConfig, InferConfig, ServeConfig
+from eaves.experiments.position import Position, save
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.record import RunRecord
+from eaves.experiments.run import run
 from eaves.network.channel import Target, insecure_target
 from eaves.network.refusals import RefusedError
+from eaves.network.spool import Spool
+from eaves.runtime.checkpoint import load_checkpoint
+from eaves.runtime.traffic import Snapshot
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=2)  # 8 steps
 STEPS = 8
@@ -111,6 +122,177 @@ def test_a_full_spool_drops_the_oldest_and_says_how_many(tmp_path: Path, cloud_o
     later = _run(_agent(tmp_path, **small), cloud.target())
     assert later.complete
     assert cloud.ended().counts.uploads == STEPS - dropped
+
+
+# Every example travels once
+
+ONCE = replace(TINY, send="once", cloud_epochs=20)  # 8 steps alone, 4 that send, 76 in the cloud
+HIDING = replace(
+    ONCE,
+    method="priphit",
+    data="digits:parity",
+    bottleneck="4x2x2",
+    privacy=PrivacyConfig(private="high"),
+)
+
+
+def _halves(*folders: Path) -> dict[str, str]:
+    """Return digests of the weights in bundles, by the half."""
+    paths = [path for folder in folders for path in folder.glob("bundle/*/weights.safetensors")]
+    return {path.parent.name: sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"copies": 2, "cloud_epochs": 5}, {"method": "full-cloud", "max_steps": 9}]
+)
+def test_sending_once_ends_with_the_weights_and_the_record_of_one_process(
+    tmp_path: Path, cloud_of: CloudOf, changes: dict[str, Any]
+) -> None:
+    config = replace(ONCE, **changes)
+    *_, whole = run(replace(config, out=tmp_path / "whole"))
+    assert isinstance(whole, RunRecord)
+    write_untrained(config, tmp_path / "untrained")
+    origin = open_origin(tmp_path / "untrained")
+    cloud = cloud_of(origin, _serve(tmp_path))
+    record = _run(_agent(tmp_path), cloud.target(), origin=origin)
+    ended = cloud.ended()
+    assert record.accuracy == whole.accuracy  # the agent has waited for the cloud to learn on
+    assert (record.send, record.samples) == ("once", whole.samples)
+    assert ended.counts.samples == 64 * config.copies
+    assert ended.counts.uploads + ended.counts.again == whole.steps - (
+        0 if config.method == "full-cloud" else STEPS
+    )
+    assert _halves(tmp_path / "agent", tmp_path / "cloud") == _halves(tmp_path / "whole")
+
+
+def _saves(
+    monkeypatch: pytest.MonkeyPatch, dies_at: tuple[str, int] = ("", 0)
+) -> list[tuple[str, int]]:
+    """Return a list that notes checkpoints, by phase and steps; one of them ends the process."""
+    noted: list[tuple[str, int]] = []
+
+    def note(job: Job, position: Position, snapshot: Snapshot) -> None:
+        if (position.phase, snapshot.steps) == dies_at:
+            raise KeyboardInterrupt
+        save(job, position, snapshot)
+        noted.append((position.phase, snapshot.steps))
+
+    monkeypatch.setattr(agent, "save", note)
+    return noted
+
+
+def test_the_edge_learns_alone_without_a_cloud_and_goes_on_after_a_crash(
+    tmp_path: Path, cloud_of: CloudOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, often = Origin(config=HIDING), _agent(tmp_path, checkpoint_s=0)
+    noted = _saves(monkeypatch, dies_at=("edge", 4))
+    with pytest.raises(KeyboardInterrupt):
+        _run(often, NOBODY, origin=origin)
+    assert noted == [("edge", n) for n in range(4)]
+
+    noted, seen = _saves(monkeypatch), list[tuple[str, int]]()
+
+    def has_sent(event: AgentProgress) -> bool:
+        seen.append((event.training.phase, event.training.steps))
+        return event.spool.highest == 4 and event.training.progress.edge_steps == 4
+
+    alone = _run(often, NOBODY, origin=origin, until=has_sent)
+    assert noted[:5] == [("edge", n) for n in range(4, STEPS + 1)]
+    assert noted[5:8] == [("edge", STEPS), ("send", 1), ("send", 2)]
+    assert seen[-1] == ("send", 4)
+    assert (alone.complete, alone.steps, alone.samples) == (False, STEPS + 4, 16 * (STEPS + 4))
+    assert (alone.bytes["up"], alone.network and alone.network["connections"]) == (0, 0)
+    cloud = cloud_of(origin, _serve(tmp_path))
+    assert _run(often, cloud.target(), origin=origin).complete
+    assert cloud.ended().counts.uploads == 4
+
+    other = cloud_of(origin, _serve(tmp_path / "b"))
+    assert _run(_agent(tmp_path / "b"), other.target(), origin=origin).complete
+    assert _weights(tmp_path) == _weights(tmp_path / "b")  # of the edge; each has noise of its own
+
+
+def _spooled(tmp_path: Path) -> list[bytes]:
+    """Return the uploads that an agent has left on its disk."""
+    path = tmp_path / "agent" / "spool.db"
+    sizes = {"limit_bytes": 2**30, "memory_bytes": 0, "when_full": "block", "keep_through": 99}
+    with closing(Spool(path, **sizes)) as spool:  # type: ignore[arg-type]
+        found, seq = [], 0
+        while (entry := spool.after(seq, timeout_s=0)) is not None:
+            found.append(entry.data)
+            seq = entry.seq
+        return found
+
+
+def _crash_after_sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run an agent that has sent all, and whose last checkpoint is from before."""
+    _saves(monkeypatch, dies_at=("send", 4))
+    with pytest.raises(KeyboardInterrupt):
+        _run(_agent(tmp_path), NOBODY, origin=Origin(config=HIDING))
+    monkeypatch.undo()
+
+
+def test_what_is_made_again_after_a_crash_is_no_second_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _crash_after_sending(tmp_path, monkeypatch)
+    before = _spooled(tmp_path)
+    (tmp_path / "agent" / "spool.db").unlink()
+    record = _run(
+        _agent(tmp_path),
+        NOBODY,
+        origin=Origin(config=HIDING),
+        until=lambda event: event.spool.highest == 4,
+    )
+    assert record.steps == STEPS + 4
+    assert len(before) == 4
+    assert _spooled(tmp_path) == before  # with the very same noise
+    _crash_after_sending(tmp_path / "b", monkeypatch)
+    assert not set(_spooled(tmp_path / "b")) & set(before)  # another run has another key
+
+
+def _files(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+
+
+def test_the_key_of_the_noise_stays_on_the_edge_and_ends_with_the_run(
+    tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    config = replace(HIDING, cloud_epochs=2)
+    origin = Origin(config=config)
+    _run(_agent(tmp_path), NOBODY, origin=origin, until=lambda event: event.spool.highest == 4)
+    states, _ = load_checkpoint(tmp_path / "agent" / "checkpoint") or ({}, {})
+    key = bytes(states["edge"].tensors["noise/sent"][:32].tolist())
+    assert any(key in content for content in _files(tmp_path / "agent"))
+    cloud = cloud_of(origin, _serve(tmp_path))
+    record = _run(_agent(tmp_path), cloud.target(), origin=origin)
+    cloud.ended()
+    assert record.complete
+    assert not any(key in content for content in _files(tmp_path))
+    again = _run(_agent(tmp_path), NOBODY, origin=origin)  # a finished run is not run again
+    assert again == record
+
+
+def test_what_is_private_is_in_the_edges_record_and_no_class_of_it_in_the_clouds(
+    tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    config = replace(HIDING, cloud_epochs=2)
+    cloud = cloud_of(Origin(config=config), _serve(tmp_path))
+    record = _run(_agent(tmp_path), cloud.target(), origin=Origin(config=config))
+    manifest = json.loads((tmp_path / "agent" / "bundle" / "manifest.json").read_bytes())
+    assert record.privacy == manifest["privacy"]
+    assert record.privacy is not None
+    assert record.privacy["private"] == ["high"]
+    assert (record.privacy["releases"], record.privacy["values"]) == (1, 16)
+    assert "a secret key of this device" in record.privacy["source"]
+    assert record.accuracy["cloud"] is not None
+    asked = InferConfig(deadline_ms=30_000.0, batch_size=120)
+    *_, answered = infer(open_origin(tmp_path / "agent"), asked, cloud.target())
+    assert isinstance(answered, InferRecord)
+    assert dict(answered.by) == {"cloud": 360}
+    cloud.ended()
+    text = (tmp_path / "cloud" / "bundle" / "manifest.json").read_text()
+    for name in build_job(config).dataset.private_classes["high"]:
+        assert f'"{name}"' not in text
 
 
 # Refused, and all is kept

@@ -7,9 +7,11 @@ from torch import nn
 
 from eaves.errors import ConfigError, CutError, DataError
 from eaves.experiments.build import METHODS, build_job, pick_device
-from eaves.experiments.config import CHOICES, TrainConfig
+from eaves.experiments.config import CHOICES, HIDING, TrainConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=3)
+HIDDEN = replace(TINY, data="digits:parity", privacy=PrivacyConfig(private="high"))
 
 
 def mlp(classes: int = 10) -> nn.Module:
@@ -22,7 +24,7 @@ def test_the_table_of_methods_is_the_one_that_configurations_know() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_job_knows_its_steps_and_its_cut(method: str) -> None:
-    job = build_job(replace(TINY, method=method))
+    job = build_job(replace(HIDDEN if method in HIDING else TINY, method=method))
     assert (job.epoch_steps, job.edge_steps, job.cloud_steps) == (4, 12, 12)
     assert job.cut == (None if method.startswith("full-") else "conv2")
     assert job.augment == job.dataset.augment
@@ -36,6 +38,42 @@ def test_steps_are_capped_and_the_cloud_has_its_own() -> None:
     capped = build_job(replace(TINY, max_steps=5))
     assert (capped.edge_steps, capped.cloud_steps) == (5, 5)
     assert build_job(replace(TINY, augment="none")).augment == "none"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_chosen_for_methods_that_hide_and_for_others(method: str) -> None:
+    """Adam and an exit that looks at each value, where the cut is narrow; else as ever."""
+    hides = method in HIDING
+    base = replace(HIDDEN if hides else TINY, method=method)
+    part = build_job(base).method.edge.part
+    plain, other = ("adam", "sgd") if hides else ("sgd", "adam")
+    rates = {"adam": 0.002, "sgd": 0.1}
+    if part is not None:
+        assert (part.schedule.optimiser, part.schedule.lr) == (plain, rates[plain])
+    told = build_job(replace(base, optimiser=other)).method.edge.part
+    if told is not None:
+        assert (told.schedule.optimiser, told.schedule.lr) == (other, rates[other])
+    slower = build_job(replace(base, lr=0.003)).method.edge.part
+    assert slower is None or slower.schedule.lr == 0.003
+    assert (part is None) == (method == "full-cloud")
+
+
+@pytest.mark.parametrize(("base", "kind"), [(TINY, "conv"), (HIDDEN, "mlp")])
+def test_the_exit_that_is_chosen(base: TrainConfig, kind: str) -> None:
+    method = "hierarchical" if base is TINY else "priphit"
+
+    def layers(wanted: str) -> list[str]:
+        head = build_job(replace(base, method=method, exit=wanted)).method.edge_modules["exit"]
+        return [type(module).__name__ for module in head.modules()]
+
+    assert layers("auto") == layers(kind) != layers("linear")
+
+
+def test_only_what_hides_says_what_is_proven() -> None:
+    assert build_job(replace(HIDDEN, method="hierarchical")).privacy is None
+    facts = build_job(replace(HIDDEN, method="priphit", bottleneck="2x2x2")).privacy
+    assert facts is not None
+    assert (facts["private"], facts["values"], facts["releases"]) == (["high"], 8, 1)
 
 
 def test_weights_follow_from_the_seed() -> None:
@@ -62,6 +100,16 @@ def test_weights_follow_from_the_seed() -> None:
         ({"batch_size": 1}, ConfigError, "a batch of 1 cannot be trained with BatchNorm"),
         ({"train_samples": 1}, ConfigError, "a batch of 1 cannot be trained with BatchNorm"),
         ({"data": "cifar10"}, DataError, "no data root is given"),
+        (
+            {"method": "priphit", "privacy": PrivacyConfig(private="high")},
+            ConfigError,
+            "private attribute high follows from the task's label",
+        ),
+        (
+            {"data": "digits:parity", "privacy": PrivacyConfig(private="hihg")},
+            ConfigError,
+            "unknown private attribute 'hihg'; choose from: high",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

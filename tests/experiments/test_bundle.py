@@ -11,11 +11,13 @@ from eaves.errors import StateError
 from eaves.experiments.answering import Beside
 from eaves.experiments.build import METHODS, build_job
 from eaves.experiments.bundle import read_manifest, read_weights
-from eaves.experiments.config import TrainConfig
+from eaves.experiments.config import HIDING, TrainConfig
 from eaves.experiments.evaluate import evaluate
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=2, bottleneck=8)
+HIDDEN = replace(TINY, data="digits:parity", privacy=PrivacyConfig(private="high"))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -23,7 +25,7 @@ def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainConfig:
     out = tmp_path_factory.mktemp("bundle")
-    config = replace(TINY, method=request.param, out=out)
+    config = replace(HIDDEN if request.param in HIDING else TINY, method=request.param, out=out)
     assert len(list(run(config))) >= 1
     return config
 
@@ -31,7 +33,7 @@ def trained(
 def test_weights_loaded_into_a_new_net_give_the_accuracy_that_was_recorded(
     trained: TrainConfig,
 ) -> None:
-    job = build_job(replace(trained, seed=99))  # other weights, before they are loaded
+    job = build_job(trained)  # with the same noise, where there is any
     folder = trained.out / "bundle"
     manifest = read_manifest(folder)
     recorded = manifest["accuracy"]
@@ -41,6 +43,8 @@ def test_weights_loaded_into_a_new_net_give_the_accuracy_that_was_recorded(
             parts = nn.ModuleDict(dict(modules))
             weights = read_weights(folder, side)
             assert set(weights) == set(parts.state_dict())
+            for tensor in parts.state_dict().values():
+                tensor.zero_()
             parts.load_state_dict(weights)
     cloud = job.method.cloud_predictor
     answers = None if cloud is None else Beside(cloud)

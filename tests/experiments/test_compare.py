@@ -8,6 +8,7 @@ import pytest
 from eaves.errors import ConfigError
 from eaves.experiments.compare import compared, finished, interrupted
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
 
 BASE = TrainConfig(compare="full-cloud, full-cloud:jpeg:90,split:int4+zstd,full-edge", seed=3)
 
@@ -31,9 +32,31 @@ def test_runs_differ_in_what_their_name_says_only() -> None:
 def test_sending_once_is_the_business_of_one_run() -> None:
     base = TrainConfig(send="once", copies=2, cloud_epochs=5, compare="split,full-cloud:once")
     runs = compared(base)
-    assert (runs["split"].send, runs["split"].copies) == ("every-epoch", 1)
+    assert (runs["split"].send, runs["split"].copies) == ("auto", 1)
+    assert not runs["split"].sends_once
     assert runs["split"].cloud_epochs is None
     assert runs["full-cloud:once"].send == "once"
+
+
+def test_what_hides_is_compared_as_it_is_and_with_what_hides_nothing() -> None:
+    hidden = PrivacyConfig(private="high", keep_training=True)
+    base = TrainConfig(
+        method="priphit",
+        send="every-epoch",
+        privacy=hidden,
+        compare="hierarchical,nopeek,full-cloud:once",
+    )
+    runs = compared(base)
+    assert list(runs) == ["hierarchical", "nopeek", "full-cloud:once"]
+    kept = replace(hidden, keep_training=False)  # of the edge that sends every epoch alone
+    assert {config.privacy for config in runs.values()} == {kept}
+    assert {name: config.sends_once for name, config in runs.items()} == {
+        "hierarchical": False,
+        "nopeek": True,
+        "full-cloud:once": True,
+    }
+    with pytest.raises(ConfigError, match="priphit hides private attributes: name them"):
+        compared(TrainConfig(compare="priphit"))
 
 
 def test_nothing_to_compare() -> None:

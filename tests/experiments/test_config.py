@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaves.errors import ConfigError
-from eaves.experiments.config import TrainConfig, load_config, parse_config, resumed_config
+from eaves.experiments.config import (
+    HIDING,
+    TrainConfig,
+    load_config,
+    parse_config,
+    resumed_config,
+)
+from eaves.experiments.privacyconfig import PrivacyConfig
 
+HIDES: dict[str, Any] = {"method": "priphit", "privacy": PrivacyConfig(private="high")}
+KEEPS = PrivacyConfig(private="high", keep_training=True)
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
 
 
@@ -25,6 +34,15 @@ def test_every_field_has_a_line_of_help() -> None:
         assert after.startswith('    """'), field.name
 
 
+def test_every_privacy_setting_has_a_line_of_help() -> None:
+    import eaves.experiments.privacyconfig as module
+
+    text = Path(str(module.__file__)).read_text(encoding="utf-8")
+    for field in fields(PrivacyConfig):
+        after = text.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)[1]
+        assert after.startswith('    """'), field.name
+
+
 @given(
     data=TEXT,
     net=TEXT,
@@ -33,9 +51,16 @@ def test_every_field_has_a_line_of_help() -> None:
     seed=st.integers(0, 2**31 - 1),
     cut=st.none() | TEXT,
     max_steps=st.none() | st.integers(1, 10**9),
+    bottleneck=st.none() | st.integers(1, 4096) | st.just("2x4x4"),
+    private=TEXT.filter(lambda name: name.count(",") == 0),
+    epsilon=st.none() | st.floats(1e-6, 1e6),
+    keep=st.booleans(),
 )
 def test_a_configuration_is_the_same_thing_as_its_toml(**values: Any) -> None:
-    config = TrainConfig(**{**values, "out": Path(values["out"])})
+    private, epsilon, keep = (values.pop(name) for name in ("private", "epsilon", "keep"))
+    privacy = PrivacyConfig(private=f"Male,{private}x", epsilon=epsilon, keep_training=keep)
+    ways = {"method": "priphit", "send": "every-epoch", "privacy": privacy}
+    config = TrainConfig(**{**values, **ways, "out": Path(values["out"])})
     assert parse_config(config.to_toml(), "-") == config
     assert parse_config(config.to_toml(), "-").hash() == config.hash()
 
@@ -59,6 +84,9 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
         "cut": "conv1",
         "train_samples": 100,
         "edge_slowdown": 2.0,
+        "optimiser": "adam",
+        "bottleneck": "2x4x4",
+        "privacy": PrivacyConfig(noise_scale=0.5),
     }
     hashes = {replace(base, **{name: value}).hash() for name, value in counted.items()}
     assert len(hashes | {base.hash()}) == len(counted) + 1
@@ -69,7 +97,8 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
     [
         ({"method": "splitt"}, "unknown method 'splitt'; choose from: split, "),
         ({"exit": "cnn"}, "unknown exit 'cnn'; choose from: conv, "),
-        ({"send": "twice"}, "unknown send 'twice'; choose from: once, every-epoch"),
+        ({"optimiser": "adma"}, "unknown optimiser 'adma'; choose from: adam, "),
+        ({"send": "twice"}, "unknown send 'twice'; choose from: once, "),
         ({"augment": "cropflip"}, "unknown augment 'cropflip'; choose from: crop-flip, "),
         ({"precision": "fp16"}, "unknown precision 'fp16'; choose from: (fp32|bf16), "),
         ({"link": "5g"}, "unknown link '5g'; choose from: (3g|4g), "),
@@ -77,7 +106,12 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
         ({"batch_size": -3}, "expected --batch-size of 1 or more, got -3"),
         ({"train_samples": 0}, "expected --train-samples of 1 or more, got 0"),
         ({"max_steps": 0}, "expected --max-steps of 1 or more"),
-        ({"bottleneck": 0}, "expected --bottleneck of 1 or more"),
+        ({"bottleneck": 0}, "expected a --bottleneck of 1 channel or more, got 0"),
+        ({"bottleneck": "0x4x4"}, "expected a --bottleneck of 1 channel or more, got 0x4x4"),
+        ({"bottleneck": "-1"}, "expected a --bottleneck of 1 channel or more, got -1"),
+        ({"bottleneck": "2x4"}, "as in 8 or 2x4x4, got '2x4'"),
+        ({"bottleneck": "2x0x4"}, "as in 8 or 2x4x4, got '2x0x4'"),
+        ({"bottleneck": "wide"}, "as in 8 or 2x4x4, got 'wide'"),
         ({"threads": 1.5}, r"expected --threads of 1 or more, got 1\.5"),
         ({"lr": 0.0}, "expected --lr from 1e-09 to 1000, got 0"),
         ({"lr": float("nan")}, "expected --lr from 1e-09 to 1000, got nan"),
@@ -86,9 +120,19 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
         ({"checkpoint_s": -1.0}, "expected --checkpoint-s from 0"),
         ({"seed": -1}, "expected a seed from 0 to 2147483647, got -1"),
         ({"seed": 2**31}, "expected a seed from 0"),
-        ({"method": "split", "send": "once"}, "--send once is for hierarchical and full-cloud"),
-        ({"copies": 2}, "--copies and --cloud-epochs need --send once"),
-        ({"cloud_epochs": 2}, "--copies and --cloud-epochs need --send once"),
+        (
+            {"method": "split", "send": "once"},
+            "--send once is for hierarchical, full-cloud, priphit, .*; split sends nothing or",
+        ),
+        ({"method": "full-edge", "send": "once"}, "--send once is for .*; full-edge sends nothing"),
+        ({"copies": 2}, "--copies needs --send once"),
+        ({"cloud_epochs": 2}, "--cloud-epochs needs --send once"),
+        ({**HIDES, "send": "every-epoch", "copies": 2}, "--copies needs --send once"),
+        ({**HIDES, "copies": 11}, "11 copies need as many epochs of the cloud or more, got 10"),
+        ({"method": "priphit"}, "priphit hides private attributes: name .* --private Male"),
+        ({"method": "nopeek", "privacy": PrivacyConfig(private=" ,")}, "nopeek hides private"),
+        ({**HIDES, "privacy": KEEPS}, "--keep-training is for --send every-epoch and priphit, "),
+        ({"privacy": KEEPS}, "--keep-training is for --send every-epoch and priphit, "),
         ({"send": "once", "copies": 11}, "11 copies need as many epochs"),
     ],
 )
@@ -109,6 +153,11 @@ def test_nonsense_is_refused(changes: dict[str, Any], message: str) -> None:
         ("[train]\nepochs = 3", "unknown key in run.toml 'train'"),
         ("epochs = ", "run.toml is not TOML"),
         ("method = 'splitt'", "unknown method 'splitt'"),
+        ("bottleneck = 2.5", r"run.toml: expected bottleneck to be int or str, got 2\.5"),
+        ("privacy = 3", r"run.toml, \[privacy\]: expected settings by their names, got 3"),
+        ("[privacy]\nepsilom = 3", r"unknown key in run.toml, \[privacy\] 'epsilom'; .* epsilon, "),
+        ("[privacy]\nweight = 'much'", r"run.toml, \[privacy\]: expected weight to be float, got"),
+        ("[privacy]\nnoise = 'none'\nepsilon = 1", "--epsilon needs noise"),
     ],
 )
 def test_toml_is_read_strictly(text: str, message: str) -> None:
@@ -139,4 +188,24 @@ def test_a_run_is_resumed_from_where_it_lies_now(tmp_path: Path) -> None:
 
 
 def test_what_is_not_set_is_not_written() -> None:
-    assert "cut" not in tomllib.loads(TrainConfig().to_toml())
+    written = tomllib.loads(TrainConfig().to_toml())
+    assert "cut" not in written
+    assert "epsilon" not in written["privacy"]
+
+
+@pytest.mark.parametrize("method", HIDING)
+def test_what_hides_sends_once_unless_told_otherwise(method: str) -> None:
+    hides = replace(TrainConfig(**HIDES), method=method)
+    assert hides.sends_once
+    assert not replace(hides, send="every-epoch").sends_once
+    assert replace(hides, copies=2, cloud_epochs=3).copies == 2
+    apart = replace(hides, send="every-epoch", cloud_epochs=3, privacy=KEEPS)
+    assert apart.cloud_epochs == 3
+    assert not TrainConfig().sends_once
+    assert TrainConfig(send="once").sends_once
+
+
+def test_a_table_of_a_file_is_not_lost_beside_other_keys() -> None:
+    config = parse_config("[privacy]\nprivate = 'Male, Young'\nepsilon = 8\n", "-")
+    assert config.privacy == PrivacyConfig(private="Male, Young", epsilon=8.0)
+    assert config.privacy.attributes == ("Male", "Young")

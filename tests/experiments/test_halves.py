@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from eaves.core.roles import Upload
+from eaves.data.batches import batches
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import build_job
 from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin, write_untrained
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)
@@ -91,12 +95,13 @@ def test_halves_made_apart_are_those_made_together(method: str) -> None:
         ({"cut": "conv1"}, "cut"),
         ({"bottleneck": 8}, "bottleneck"),
         ({"method": "split"}, "method"),
+        ({"send": "once"}, "send"),
     ],
 )
 def test_terms_tell_what_does_not_fit(change: dict[str, Any], term: str) -> None:
     _, ours = edge_job(Origin(config=TINY))
     _, theirs = edge_job(Origin(config=replace(TINY, **change)))
-    assert ours[term] != theirs[term]
+    assert ours.get(term) != theirs.get(term)
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.3}, {"epochs": 9}, {"codec": "fp16"}, {"seed": 5}])
@@ -150,23 +155,15 @@ def test_data_of_other_classes_are_refused(tmp_path: Path) -> None:
 # What no network can do
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (TrainConfig(method="full-edge"), "full-edge sends nothing"),
-        (TrainConfig(send="once"), "--send once is for `eaves train`"),
-    ],
-)
-def test_what_no_network_can_do_is_refused(
-    config: TrainConfig, message: str, tmp_path: Path
-) -> None:
+def test_what_no_network_can_do_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(method="full-edge")
     origin = Origin(config=config)
     for attempt in (
         lambda: cloud_half(origin, "cpu"),
         lambda: edge_job(origin),
         lambda: write_untrained(config, tmp_path / "out"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match="full-edge sends nothing"):
             attempt()
     assert list(tmp_path.iterdir()) == []
 
@@ -181,6 +178,53 @@ def test_full_cloud_needs_a_bundle_that_knows_the_mean(tmp_path: Path) -> None:
     for name, module in whole.cloud_modules.items():
         for key, value in module.state_dict().items():
             assert torch.equal(method.cloud_modules[name].state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("bottleneck", ["2x4x4", "4x2x2", None])
+def test_the_features_of_a_method_that_hides_have_the_shape_of_its_bottleneck(
+    bottleneck: str | None,
+) -> None:
+    config = replace(
+        TINY,
+        method="priphit",
+        data="digits:parity",
+        bottleneck=bottleneck,
+        privacy=PrivacyConfig(private="high"),
+    )
+    half, _, cloud_terms = cloud_half(Origin(config=config), "cpu")
+    job, edge_terms = edge_job(Origin(config=config))
+    assert cloud_terms == edge_terms
+    shape = (64, 4, 4) if bottleneck is None else tuple(map(int, bottleneck.split("x")))
+    assert half.accepts.feature_shape == shape
+    assert job.method.sender is not None
+    (batch,) = batches(job.dataset.train, batch_size=64, seed=0, epoch=0)
+    upload, _ = job.method.sender.step(batch)
+    assert upload is not None
+    assert upload.features.shape[1:] == shape
+    assert not torch.equal(upload.features, job.method.sender.step(batch)[0].features)  # type: ignore[union-attr]
+
+
+def test_inputs_that_travel_once_are_augmented_in_the_cloud_as_suits_the_data(
+    tmp_path: Path,
+) -> None:
+    config = replace(TINY, method="full-cloud", send="once")
+    origin = open_origin(_bundle(tmp_path, config))
+    assert origin.augment == "crop"  # as the digits say
+    upload = Upload(
+        torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    )
+
+    def after(config: TrainConfig, augment: str) -> Tensor:
+        half, _, _ = cloud_half(replace(origin, config=config, augment=augment), "cpu")
+        half.learner.step(upload)
+        return half.learner.state().tensors["weights/cloud.1.conv1.conv.weight"]
+
+    as_it_suits, named = after(config, "crop"), after(replace(config, augment="none"), "crop")
+    assert torch.equal(as_it_suits, after(replace(config, augment="crop"), "auto"))
+    assert torch.equal(named, after(config, "none"))
+    assert not torch.equal(as_it_suits, named)
+    with pytest.raises(ConfigError, match="which does not know what suits the data: name"):
+        after(config, "auto")
 
 
 def test_an_untrained_bundle_replaces_nothing(tmp_path: Path) -> None:

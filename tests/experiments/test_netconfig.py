@@ -50,6 +50,7 @@ def test_the_defaults_are_those_of_the_command_without_flags(cls: type) -> None:
         ({"max_queries": 0}, "expected --max-queries of 1 or more, got 0"),
         ({"threads": 0}, "expected --threads of 1 or more, got 0"),
         ({"checkpoint_s": -1.0}, "expected --checkpoint-s from 0 to 1e+09, got -1"),
+        ({"store_mb": 0.0}, "expected --store-mb from 0.001 to 1e+09, got 0"),
         ({"max_message_mb": 0.0}, "expected --max-message-mb from 0.001 to 2000, got 0"),
         ({"max_message_mb": 2001.0}, "expected --max-message-mb from 0.001 to 2000, got 2001"),
         ({"uploads_per_s": 0.0}, "expected --uploads-per-s from 0.001 to 1e+09, got 0"),

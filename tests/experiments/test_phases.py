@@ -15,10 +15,16 @@ from eaves.core.roles import CloudLearner, Losses, Upload
 from eaves.experiments.build import build_job
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.phases import AugmentedInputs, phases_of
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.runtime.meters import Totals
 from eaves.runtime.store import Store
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=3)  # 4 steps in an epoch
+HIDDEN: dict[str, Any] = {
+    "method": "priphit",
+    "data": "digits:parity",
+    "privacy": PrivacyConfig(private="high"),
+}
 
 
 @pytest.fixture
@@ -39,12 +45,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ({"send": "once", "cloud_epochs": 9}, [("edge", 12), ("send", 4), ("cloud", 32)]),
         ({"send": "once", "max_steps": 3}, [("edge", 3), ("send", 3)]),
         ({"send": "once", "method": "full-cloud"}, [("send", 4), ("cloud", 8)]),
+        (HIDDEN, [("edge", 12), ("send", 4), ("cloud", 8)]),
+        ({**HIDDEN, "copies": 2, "cloud_epochs": 5}, [("edge", 12), ("send", 8), ("cloud", 12)]),
+        ({**HIDDEN, "cloud_epochs": 1}, [("edge", 12), ("send", 4)]),
+        ({**HIDDEN, "send": "every-epoch"}, [("edge", 12), ("train", 12)]),
+        ({**HIDDEN, "send": "every-epoch", "cloud_epochs": 5}, [("edge", 12), ("train", 20)]),
+        ({**HIDDEN, "send": "every-epoch", "max_steps": 5}, [("edge", 5), ("train", 5)]),
+        ({**HIDDEN, "method": "nopeek"}, [("edge", 12), ("send", 4), ("cloud", 8)]),
     ],
 )
 def test_phases(store: Store, changes: dict[str, Any], expected: list[tuple[str, int]]) -> None:
     config = replace(TINY, **changes)
     job = build_job(config)
-    phases = phases_of(job, store if config.send == "once" else None)
+    phases = phases_of(job, store if config.sends_once else None)
     assert [(phase.name, phase.steps) for phase in phases] == expected
 
 
@@ -63,6 +76,31 @@ def test_sending_once_stores_every_example_and_the_edge_learns_nothing_from_it(
     labels_B = torch.cat([store.read(i).labels for i in range(4)])
     expected_B = job.dataset.train.fetch(torch.arange(64)).labels
     assert sorted(labels_B.tolist()) == sorted(expected_B.tolist())
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_edge_that_hides_learns_alone_and_sends_no_byte(keeps: bool) -> None:
+    privacy = PrivacyConfig(private="high", keep_training=keeps)
+    job = build_job(replace(TINY, **{**HIDDEN, "send": "every-epoch", "privacy": privacy}))
+    phases = {phase.name: phase for phase in phases_of(job, None)}
+
+    def weights() -> dict[str, Tensor]:
+        return {
+            name: tensor.clone()
+            for module in job.method.edge_modules.values()
+            for name, tensor in module.state_dict().items()
+        }
+
+    untrained, totals = weights(), Totals()
+    list(phases["edge"].start(0, totals, threading.Event()))
+    assert (totals.bytes_up, totals.sent_samples, totals.samples) == (0, 0, 12 * 16)
+    learnt = weights()
+    assert any(not torch.equal(untrained[k], v) for k, v in learnt.items())
+    list(phases["train"].start(0, totals, threading.Event()))
+    assert totals.bytes_up > 0
+    assert totals.sent_samples == 12 * 16
+    after = weights()
+    assert all(torch.equal(learnt[k], v) for k, v in after.items()) == (not keeps)
 
 
 @final

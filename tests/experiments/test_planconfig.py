@@ -9,6 +9,7 @@ import pytest
 
 from eaves.errors import ConfigError
 from eaves.experiments.planconfig import MADE_UP, PlanConfig, ProfileConfig, parse_shape, words
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.planner.devices import DEVICES
 from eaves.planner.profile import INPUT, Profile, Subject
 from eaves.planner.scenario import Power
@@ -61,6 +62,8 @@ def test_a_profile_that_cannot_be_taken(settings: dict[str, Any], message: str) 
         ({"probe": 0}, "expected --probe of 1 or more, got 0"),
         ({"fleet": 0}, "expected --fleet of 1 or more, got 0"),
         ({"adversaries": 0}, "expected --adversaries of 1 or more, got 0"),
+        ({"private": "Male,Male"}, "--private names the same attribute twice: Male,Male"),
+        ({"methods": "split,priphit", **PROBED}, "priphit hides private attributes: name them to"),
         ({"group": 0}, "expected --group of 1 or more, got 0"),
         ({"components": -1}, "expected --components of 1 or more, got -1"),
         ({"edge_slowdown": 0.0}, "expected --edge-slowdown from 0.0001 to 10000, got 0.0"),
@@ -160,6 +163,15 @@ def test_watts_of_the_edge(settings: dict[str, Any], power: Power | None) -> Non
 def test_choices_of_the_methods() -> None:
     choices = PlanConfig(adversaries=3, group=5, components=7).choices()
     assert (choices.adversaries, choices.group, choices.components) == (3, 5, 7)
+
+
+def test_what_priphit_hides_in_a_plan() -> None:
+    privacy = PlanConfig(private="Male, Young", adversaries=3).privacy()
+    assert privacy == PrivacyConfig(private="Male, Young", adversaries=3)
+    assert PlanConfig().privacy() == PrivacyConfig()  # the plan counts what training does
+    assert PlanConfig().choices().adversary_steps == PrivacyConfig().adversary_steps
+    assert PlanConfig(methods="priphit", private="Male", probe=1).probe == 1
+    assert PlanConfig(methods="priphit").private == ""  # to be planned alone
 
 
 # A profile that is there already

@@ -9,7 +9,7 @@ import torch
 from eaves.errors import StateError
 from eaves.experiments.build import Job, build_job
 from eaves.experiments.config import TrainConfig, load_config
-from eaves.experiments.phases import training_batches
+from eaves.experiments.phases import edge_phases
 from eaves.experiments.position import Position, begin, restore, save
 from eaves.runtime.meters import Totals
 from eaves.runtime.traffic import Snapshot
@@ -22,7 +22,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def _step(job: Job, steps: int) -> None:
-    for _, batch in zip(range(steps), training_batches(job, 0), strict=False):
+    for _, batch in zip(range(steps), edge_phases(job)[0].batches(job), strict=False):
         upload, _ = job.method.edge.step(batch)
         assert upload is not None
         assert job.method.cloud is not None

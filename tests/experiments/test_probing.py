@@ -24,13 +24,15 @@ DIGITS = ProfileConfig(data="digits", device="cpu")
 TEST_SIZE = 360
 
 
-def probed(figures: Profile, **settings: Any) -> tuple[list[str], dict[Candidate, Rate]]:
+def probed(
+    figures: Profile, data: str = "digits", **settings: Any
+) -> tuple[list[str], dict[Candidate, Rate]]:
     """Return what is said, and what comes in the end."""
     config = PlanConfig(**settings)
     codecs = {where: costs[:1] for where, costs in figures.codecs.items()}
     unprobed = replace(config, probe=None, max_drop=None, min_accuracy=None)
     found = plan(unprobed, replace(figures, codecs=codecs))
-    *said, last = probe(DIGITS, config, found)
+    *said, last = probe(replace(DIGITS, data=data), config, found)
     assert isinstance(last, dict)
     return [str(event) for event in said], last
 
@@ -44,16 +46,20 @@ def trained(tmp_path: Path, **settings: Any) -> dict[str, Any]:
 
 def test_every_way_that_can_be_trained_is_trained_once(figures: Profile) -> None:
     methods = "hierarchical,full-edge,split,priphit"
-    said, found = probed(figures, probe=1, methods=methods, cuts="conv3")
-    assert [line.partition(":")[0] for line in said] == [f"probe {i} of 3" for i in (1, 2, 3)]
+    said, found = probed(
+        figures, "digits:parity", probe=1, methods=methods, cuts="conv3", private="high"
+    )
+    assert [line.partition(":")[0] for line in said] == [f"probe {i} of 4" for i in (1, 2, 3, 4)]
     assert {line.partition(": ")[2] for line in said} == {
         "full-edge, 1 batches",
         "hierarchical conv3 int8, 1 batches",
         "split conv3 int8, 1 batches",
+        "priphit conv3 int8, 1 batches",
     }
-    once = Candidate(method="hierarchical", cut="conv3", codec="int8", send="once")
-    assert found[once] == found[replace(once, send="every-epoch")]
-    assert {way.method for way in found} == {"hierarchical", "full-edge", "split"}
+    for method in ("hierarchical", "priphit"):
+        once = Candidate(method=method, cut="conv3", codec="int8", send="once")
+        assert found[once] == found[replace(once, send="every-epoch")]
+    assert {way.method for way in found} == {"hierarchical", "full-edge", "split", "priphit"}
     for rate in found.values():
         assert rate.n == TEST_SIZE
         assert 0 <= rate.low <= rate.value <= rate.high <= 1

@@ -17,6 +17,7 @@ from eaves.core.net import StagedNet
 from eaves.errors import ConfigError, DataError, DivergedError, StateError, StorageError
 from eaves.experiments.bundle import read_manifest, read_weights
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
 from eaves.runtime.checkpoint import load_checkpoint
@@ -33,11 +34,27 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "hierarchical once": ONCE,
     "full-cloud once": {"method": "full-cloud", "send": "once"},
 }
+HIDDEN: dict[str, Any] = {
+    "method": "priphit",
+    "data": "digits:parity",
+    "bottleneck": "2x2x2",
+    "cloud_epochs": 4,
+}
+PRIVACY = PrivacyConfig(private="high", adversary_steps=2, restarts=1)
+HIDING: dict[str, dict[str, Any]] = {
+    "priphit once": {**HIDDEN, "copies": 2, "privacy": PRIVACY},
+    "priphit every epoch": {
+        **HIDDEN,
+        "send": "every-epoch",
+        "privacy": replace(PRIVACY, keep_training=True),
+    },
+    "deepobfuscator": {**HIDDEN, "method": "deepobfuscator", "privacy": PRIVACY},
+}
 EPOCH = 8  # steps
 
 
 def config_of(name: str, out: Path) -> TrainConfig:
-    return replace(BASE, out=out, **TRAININGS[name])
+    return replace(BASE, out=out, **(TRAININGS | HIDING)[name])
 
 
 def record_of(events: Iterator[PhaseProgress | RunRecord]) -> RunRecord:
@@ -231,6 +248,73 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     for figure in ("steps", "samples", "bytes", "accuracy", "complete", "memory"):
         assert getattr(resumed, figure) == getattr(uninterrupted, figure), figure
     assert resumed.time["wall_s"] > record.time["wall_s"]
+
+
+# Looks of the edge's thread: one for each step, and one that ends the phase.
+HIDING_STOPS = [
+    ("priphit once", StopAt(3), "edge"),
+    ("priphit once", StopAt(2 * EPOCH + 1 + 5), "send"),
+    ("priphit once", StopAt(2 * (2 * EPOCH + 1), 7), "cloud"),
+    ("priphit every epoch", StopAt(5), "edge"),
+    ("priphit every epoch", StopAt(2 * EPOCH + 1 + 9), "train"),
+    ("deepobfuscator", StopAt(11), "edge"),
+]
+
+
+@pytest.mark.parametrize(("name", "stop", "phase"), HIDING_STOPS)
+def test_what_hides_and_was_stopped_ends_as_if_it_had_not_been(
+    whole: Whole, tmp_path: Path, name: str, stop: StopAt, phase: str
+) -> None:
+    """Adam's moments, adversaries, their restarts, and how far noise was drawn are all kept."""
+    config = config_of(name, tmp_path)
+    record = record_of(run(config, stop=stop))
+    assert not record.complete
+    found = load_checkpoint(tmp_path / "checkpoint")
+    assert found is not None
+    assert found[1]["phase"] == phase
+    if phase == "edge":
+        assert record.bytes["up"] == 0  # nothing travels before the edge has learnt to hide
+        assert record.bytes["per_sample_up"] is None
+    resumed = record_of(run(config, resume=True))
+    uninterrupted, out = whole(name)
+    assert digests(tmp_path) == digests(out)
+    # Not memory: what one pass of a step frees and the next one takes counts once or twice, as the
+    # allocator will.
+    for figure in ("steps", "samples", "bytes", "accuracy", "privacy", "complete"):
+        assert getattr(resumed, figure) == getattr(uninterrupted, figure), figure
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_what_hides_sends_when_it_has_learnt_to(whole: Whole, name: str) -> None:
+    record, out = whole(name)
+    every = record.send == "every-epoch"
+    releases = 4 if every else {"priphit once": 2, "deepobfuscator": 1}[name]
+    assert record.privacy is not None
+    assert record.privacy["releases"] == releases
+    assert (record.privacy["private"], record.privacy["values"]) == (["high"], 8)
+    assert record.privacy["noise"] == "gaussian"
+    # The edge takes 2 epochs alone, then as many as it sends; the cloud 4.
+    assert record.samples == (2 + releases) * 256
+    assert record.steps == (2 + 4) * EPOCH
+    up = record.bytes["up"]
+    assert up is not None
+    assert record.bytes["per_sample_up"] == up / (releases * 256)
+    assert record.bytes["down"] == 0
+    # The adversaries stay behind: they are in neither half of the bundle.
+    kept = set(read_weights(out / "bundle", "edge"))
+    assert {key.split(".")[0] for key in kept} == {"edge", "exit"}
+    assert json.loads((out / "record.json").read_bytes())["privacy"] == record.privacy
+
+
+def test_the_noise_of_two_seeds_differs_and_what_is_sent_with_it(tmp_path: Path) -> None:
+    config = config_of("priphit once", tmp_path / "a")
+    record_of(run(config))
+    again = replace(config, out=tmp_path / "b")
+    record_of(run(again))
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    louder = replace(PRIVACY, noise_scale=2.0)
+    record_of(run(replace(config, privacy=louder, out=tmp_path / "c")))
+    assert not set(digests(tmp_path / "a").values()) & set(digests(tmp_path / "c").values())
 
 
 def test_a_run_may_be_stopped_again_and_again(whole: Whole, tmp_path: Path) -> None:

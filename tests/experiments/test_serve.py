@@ -13,7 +13,8 @@ import torch
 from tests.experiments.conftest import Cloud
 
 from eaves.errors import ConfigError, StateError
-from eaves.experiments.agent import run_agent
+from eaves.experiments import serve as module
+from eaves.experiments.agent import AgentProgress, run_agent
 from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, open_origin, write_untrained
@@ -21,6 +22,7 @@ from eaves.experiments.netconfig import AgentConfig, ServeConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.serve import shifted
 from eaves.network.channel import Target
+from eaves.network.group import Alone
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)  # 4 steps
 CloudOf = Callable[[Origin, ServeConfig], Cloud]
@@ -127,6 +129,37 @@ def test_it_leaves_its_half_as_soon_as_all_have_trained(tmp_path: Path, cloud_of
         cloud.stop.wait(0.1)
     assert read_weights(folder, "cloud")
     assert cloud.ended().finished == 2
+
+
+ONCE = replace(TINY, send="once", cloud_epochs=100)  # 4 uploads, 396 steps after them
+
+
+def test_it_is_done_when_it_has_learnt_on_from_what_travelled_once(
+    tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    cloud = cloud_of(Origin(config=ONCE), _serve(tmp_path, exit_when_done=True))
+    stop = threading.Event()
+    config = AgentConfig(insecure=True, out=tmp_path / "agent", max_backoff_s=0.2)
+    for event in run_agent(Origin(config=ONCE), config, cloud.target(), stop=stop):
+        if isinstance(event, AgentProgress) and event.training.phase == "cloud":
+            stop.set()  # it need not stay
+            assert 0 < event.training.steps <= 396
+    assert isinstance(event, RunRecord)
+    assert not event.complete  # the accuracy of the cloud is not known yet
+    assert not (tmp_path / "cloud" / "bundle").exists()
+    ended = cloud.waited()
+    assert (ended.counts.uploads, ended.counts.again) == (4, 396)
+    assert read_weights(tmp_path / "cloud" / "bundle", "cloud")
+
+
+def test_a_group_does_not_keep_uploads(
+    tmp_path: Path, cloud_of: CloudOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = Alone()
+    two.size = 2
+    monkeypatch.setattr(module, "find_group", lambda: two)
+    with pytest.raises(ConfigError, match="start `eaves serve` without torchrun"):
+        cloud_of(Origin(config=ONCE), _serve(tmp_path))
 
 
 @pytest.mark.parametrize(

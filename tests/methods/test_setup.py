@@ -12,18 +12,23 @@ from torch import Tensor, nn
 
 from eaves.core.net import Normalise, StagedNet
 from eaves.core.optimise import OneCycle, Optimised
-from eaves.core.roles import Batch, Learner, Upload
+from eaves.core.roles import Batch, EdgeLearner, Learner, PrivateLabels, Upload
 from eaves.core.state import State
 from eaves.errors import CutError
 from eaves.experiments.build import METHODS
+from eaves.experiments.config import HIDING
 from eaves.methods.setup import (
     CloudAnswers,
     EdgeAnswers,
+    Hiding,
     Method,
     Setup,
     classify,
     share_right,
 )
+from eaves.privacy.bounds import Tanh
+from eaves.privacy.mechanisms import Mechanism
+from eaves.privacy.sources import Keyed
 
 CPU = torch.device("cpu")
 K = 3
@@ -52,13 +57,32 @@ def _setup() -> Setup:
 
 
 def _method(name: str) -> Method:
-    return METHODS[name](_setup())
+    setup = _setup()
+    if name in HIDING:
+        setup = replace(
+            setup,
+            hiding=Hiding(
+                mechanism=Mechanism(bound=Tanh(1.0), law="gaussian", scale=0.1),
+                source=Keyed.from_seed(1),
+                answer_source=Keyed.from_seed(2),
+                attributes={"p": 2},
+                weight=0.1,
+            ),
+        )
+    return METHODS[name](setup)
+
+
+def _sending(method: Method) -> EdgeLearner:
+    """Return the edge that sends; where the edge learns first, alone, it is another."""
+    return method.sender if method.edge_first and method.sender else method.edge
 
 
 def _batch(seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x_BCHW = torch.randint(0, 256, (8, 1, 6, 6), dtype=torch.uint8, generator=generator)
-    return Batch(x_BCHW, torch.randint(0, K, (8,), generator=generator))
+    labels_B = torch.randint(0, K, (8,), generator=generator)
+    private_BA = torch.randint(0, 2, (8, 1), generator=generator)
+    return Batch(x_BCHW, labels_B, PrivateLabels(private_BA, ("p",)))
 
 
 def _train(method: Method, batches: Iterable[Batch], *, cloud: bool = True) -> list[float]:
@@ -66,6 +90,9 @@ def _train(method: Method, batches: Iterable[Batch], *, cloud: bool = True) -> l
     losses = []
     for batch in batches:
         upload, figures = method.edge.step(batch)
+        if method.edge_first:
+            assert upload is None  # nothing is sent as long as the edge learns alone
+            upload, _ = _sending(method).step(batch)
         if upload is not None and method.cloud is not None and cloud:
             reply, figures = method.cloud.step(upload)
             if reply is not None:
@@ -109,7 +136,8 @@ def test_steps_on_one_batch_lower_the_loss(name: str) -> None:
 @every_method
 def test_whoever_learns_says_its_loss_and_accuracy(name: str) -> None:
     method = _method(name)
-    upload, edge_figures = method.edge.step(_batch(0))
+    _, edge_figures = method.edge.step(_batch(0))
+    upload, _ = _sending(method).step(_batch(0))
     figures = [edge_figures]
     if method.cloud is not None:
         assert upload is not None
@@ -117,7 +145,8 @@ def test_whoever_learns_says_its_loss_and_accuracy(name: str) -> None:
     told = [f for f in figures if f]
     assert told
     for f in told:
-        assert set(f) == {"loss", "accuracy"}
+        opponents = {"adversary", "ssim"} if name in HIDING else set()
+        assert set(f) - opponents == {"loss", "accuracy"}
         assert f["loss"] > 0
         assert 0 <= f["accuracy"] <= 1
 
@@ -125,7 +154,7 @@ def test_whoever_learns_says_its_loss_and_accuracy(name: str) -> None:
 @every_method
 def test_an_upload_is_features_and_labels_without_a_gradient(name: str) -> None:
     method, batch = _method(name), _batch(0)
-    upload, _ = method.edge.step(batch)
+    upload, _ = _sending(method).step(batch)
     assert (upload is None) == (method.cloud is None)
     if upload is not None:
         assert [field.name for field in fields(Upload)] == ["features", "labels"]
@@ -141,7 +170,7 @@ def test_a_cloud_step_leaves_the_upload_as_it_came(name: str) -> None:
     if method.cloud is None:
         assert method.cloud_predictor is None
         return
-    upload, _ = method.edge.step(_batch(0))
+    upload, _ = _sending(method).step(_batch(0))
     assert upload is not None
     upload = Upload(upload.features.float(), upload.labels)
     features = upload.features.clone()
@@ -167,7 +196,7 @@ def test_a_one_way_edge_ends_the_same_with_the_cloud_on_or_off(name: str) -> Non
 @every_method
 def test_a_one_way_cloud_gives_no_reply_and_its_edge_takes_none(name: str) -> None:
     method = _method(name)
-    upload, _ = method.edge.step(_batch(0))
+    upload, _ = _sending(method).step(_batch(0))
     if method.cloud is not None:
         assert upload is not None
         reply, _ = method.cloud.step(upload)

@@ -4,6 +4,7 @@ Dimension key:  B batch   C channels   H, W height and width   K classes
 """
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from math import prod
 
 import numpy as np
@@ -114,6 +115,25 @@ def test_the_cifar_stem_keeps_the_resolution() -> None:
 def test_the_small_net_shrinks_the_digits() -> None:
     net = build_net("small", classes=10, input_shape=(1, 8, 8))
     assert _values(net, (1, 8, 8)) == {"conv1": 2_048, "conv2": 1_024, "conv3": 512}
+
+
+def test_the_compact_net_is_as_small_as_it_says() -> None:
+    """For a photograph of 64x64: five 3x3 convolutions, multiplied out by hand."""
+    widths, sides = (3, 32, 64, 128, 256, 256), (32, 16, 8, 8, 4)
+    net = build_net("compact", classes=2, input_shape=(3, 64, 64))
+    assert _values(net, (3, 64, 64)) == {
+        f"conv{i + 1}": widths[i + 1] * sides[i] ** 2 for i in range(5)
+    }
+    weights = [9 * a * b for a, b in pairwise(widths)]
+    assert _size(net) == sum(weights) + 2 * sum(widths[1:]) + 256 * 2 + 2
+    x_BCHW = torch.zeros(1, 3, 64, 64)
+    macs = _macs(net, x_BCHW)
+    products = [side**2 * n for side, n in zip(sides, weights, strict=True)]
+    assert macs == [*accumulate(products), sum(products) + 256 * 2]
+    assert round(macs[-1] / 1e6) == 39
+    assert round(100 * macs[1] / macs[-1]) == 15
+    resnet18 = build_net("resnet18", classes=2, input_shape=(3, 64, 64))
+    assert macs[-1] / _macs(resnet18, x_BCHW)[-1] == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "stem"), STEMMED)

@@ -19,6 +19,7 @@ from eaves.network.channel import insecure_target, secure_target
 from eaves.network.credentials import Gate, server_credentials
 from eaves.network.eaves_pb2 import Answer
 from eaves.network.refusals import RefusedError
+from eaves.network.trainer import Trainer
 from eaves.network.wire import SERVICE
 
 ONES = FP32.encode(torch.ones(1, VALUES))
@@ -45,6 +46,18 @@ def test_an_answer_is_that_of_the_cloud(cloud: Cloud, client_of: ClientOf) -> No
     client = client_of(cloud.address, cloud.trainer.session)
     x_BV = torch.arange(12.0).reshape(3, VALUES)
     assert torch.equal(client.ask(FP32.encode(x_BV), timeout_s=5.0), 2 * x_BV)
+
+
+def test_how_much_the_cloud_learns_on_is_what_it_says(
+    cloud: Cloud, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(cloud.address)
+    assert client.steps_left(timeout_s=5.0) == 0
+    monkeypatch.setattr(Trainer, "left", 7)
+    assert client.steps_left(timeout_s=5.0) == 7
+    cloud.stop()
+    with pytest.raises(NoAnswerError):
+        client.steps_left(timeout_s=5.0)
 
 
 def test_many_ask_at_once_and_each_gets_its_own_answer(cloud: Cloud, client_of: ClientOf) -> None:

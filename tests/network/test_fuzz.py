@@ -150,7 +150,7 @@ BROKEN = [
     ("bundle", first(DEEP), "StateError"),
     ("bundle", within(b'"input_shape": [\n  1', b'"input_shape": [\n  "1"'), "StateError"),
     ("bundle", within(b'"sha256": {', b'"sha256": null, "x": {'), "StateError"),
-    ("bundle", within(b'"lr": 0.1', b'"lr": 1' + b"0" * 400), "StateError"),
+    ("bundle", within(b'"edge_slowdown": 1.0', b'"edge_slowdown": 1' + b"0" * 400), "StateError"),
     ("issued", whole(DEEP), "StateError"),
     ("issued", within(b"+00:00", b""), "StateError"),
     ("settings", second(b"cloud = " + DEEP), "ConfigError"),

@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -129,6 +128,7 @@ def _train(trial: str, group: Group, folder: Path) -> dict[str, Any]:
     save_file(tensors_of(made), folder / f"{trial}-{group.rank}.safetensors")
     part = made.learner.part
     assert part is not None
+    assert isinstance(part.schedule, OneCycle)
     return {
         "offsets": offsets,
         "errors": line.errors,
@@ -223,7 +223,7 @@ def alone(trial: str, steps: list[Upload]) -> dict[str, Tensor]:
     made = half(trial, seed=0)
     part = made.learner.part
     assert part is not None
-    part.schedule = replace(part.schedule, total_steps=STEPS)
+    part.schedule = part.schedule.over(STEPS)
     for step in steps:
         made.learner.step(step)
     return tensors_of(made)

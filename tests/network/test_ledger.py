@@ -39,6 +39,15 @@ def test_a_run_that_is_unknown_has_an_empty_account_from_then_on() -> None:
     assert ledger.of(Run("attic", "2")).applied == 0
 
 
+def test_a_run_whose_end_was_not_heard_ends_with_the_steps_that_it_takes() -> None:
+    assert Account(applied=5, steps=5).finished
+    assert not Account(applied=4, steps=5).finished
+    assert Account(applied=4, steps=5, last=4).finished  # it had to drop the last
+    run = Run("a", "1")
+    assert not Ledger({run: Account(applied=5, durable=4, steps=5)}).all_durable(1)
+    assert Ledger({run: Account(applied=5, durable=5, steps=5)}).all_durable(1)
+
+
 @pytest.mark.parametrize(
     ("applied", "last", "finished"), [(0, 0, False), (5, 0, False), (4, 5, False), (5, 5, True)]
 )

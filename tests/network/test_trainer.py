@@ -12,7 +12,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -197,7 +196,7 @@ def plain(uploads: list[Upload], total_steps: int = STEPS, dropout: float = 0.3)
     made = half(net(dropout))
     part = made.learner.part
     assert part is not None
-    part.schedule = replace(part.schedule, total_steps=total_steps)
+    part.schedule = part.schedule.over(total_steps)
     for one in uploads:
         made.learner.step(one)
     return state_of(made)
@@ -451,14 +450,14 @@ def test_the_schedule_is_as_long_as_the_steps_of_all_edges(
     assert part is not None
     with cloud(tmp_path, made, edges=edges, merge=merge) as trainer:
         entered(trainer, Ear("a"))
-        assert part.schedule.total_steps == length
+        assert part.schedule == OneCycle(total_steps=length, lr=0.1)
         entered(trainer, Ear("b"), steps=1000)  # the first has said how long it is
-        assert part.schedule.total_steps == length
+        assert part.schedule == OneCycle(total_steps=length, lr=0.1)
         do_all(trainer)
     again = half(net())
     with cloud(tmp_path, again, edges=9) as trainer:
         assert again.learner.part is not None
-        assert again.learner.part.schedule.total_steps == length
+        assert again.learner.part.schedule == OneCycle(total_steps=length, lr=0.1)
 
 
 def test_edges_that_have_finished_are_counted(tmp_path: Path) -> None:
@@ -659,7 +658,7 @@ def test_the_reply_is_given_with_its_upload_and_again_for_a_duplicate(tmp_path: 
     other = split_half()
     part = other.learner.part
     assert part is not None
-    part.schedule = replace(part.schedule, total_steps=STEPS)
+    part.schedule = part.schedule.over(STEPS)
     replies = [other.learner.step(upload(seq))[0] for seq in (1, 2)]
     expected = [FP32.encode(reply) for reply in replies if reply is not None]
     made = split_half()

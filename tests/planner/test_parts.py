@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from eaves.errors import ConfigError
-from eaves.planner.parts import Parts, part_of
+from eaves.planner.parts import ADAM, Parts, part_of
 from eaves.planner.profile import Profile
 from eaves.planner.scenario import Scenario
 
@@ -35,6 +35,8 @@ def test_bytes_of_a_part(edge: Profile) -> None:
     part = part_of(edge.stages[2:], 4)
     assert part.weight_bytes == 4 * (100 + 50) + 16
     assert part.state_bytes == 3 * 4 * (100 + 50) + 16  # running statistics have no gradient
+    by_adam = part_of(edge.stages[2:], 4, copies=ADAM)
+    assert by_adam == replace(part, state_bytes=4 * 4 * (100 + 50) + 16)
     assert part.kept_bytes == (4.0 + 8.0) + 4 * (30.0 + 4.0)
     assert part.widest_bytes == 4 * 4 * 32  # c's output
 
@@ -89,6 +91,16 @@ def test_edge_and_cloud_have_what_is_theirs(
     assert parts.edge().infer_s == total(scenario.edge, infer[0])
     assert parts.cloud().infer_s == total(scenario.cloud, infer[1])
     assert parts.exit().forward_s == total(scenario.edge, f"exit-{cut}.forward")
+
+
+def test_all_parts_hold_the_copies_that_an_optimiser_needs(scenario: Scenario) -> None:
+    plain, adam = Parts(scenario, "b"), Parts(scenario, "b", copies=ADAM)
+    kinds = ("edge", "exit", "cloud", "whole_edge")
+    more = {
+        kind: getattr(adam, kind)().state_bytes - getattr(plain, kind)().state_bytes
+        for kind in kinds
+    }
+    assert more == {"edge": 4 * 10, "exit": 4 * 5, "cloud": 4 * 150, "whole_edge": 4 * 160}
 
 
 def test_without_a_cut_each_side_has_the_whole_net(scenario: Scenario, total: Total) -> None:

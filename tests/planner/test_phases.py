@@ -32,6 +32,7 @@ WHOLE_INFER = "a.infer b.infer c.infer head.infer"
 EDGE_LEARNS = 3 * 4 * 10 + 8 + (1 + 2) + BATCH * (1000 + 200)
 EXIT_LEARNS = 3 * 4 * 5 + 1 + 16 + BATCH * 0.5
 CLOUD_LEARNS = 3 * 4 * 150 + 16 + (4 + 8) + BATCH * (30 + 4)
+ADAM_EDGE, ADAM_EXIT, ADAM_CLOUD = 4 * 10, 4 * 5, 4 * 150  # a fourth copy
 INPUTS, FEATURES = BATCH * 192, 4 * BATCH * 64
 
 
@@ -164,8 +165,8 @@ def test_priphit_first_learns_against_adversaries_on_the_edge_alone(
         ahead_s=total(edge, f"fetch {FORWARD}"),
         beside_s=adversaries * against_s + task_s,
     )
-    exits_learn = (1 + adversaries) * EXIT_LEARNS
-    assert held == Held(EDGE_LEARNS + exits_learn + INPUTS, CLOUD_LEARNS + FEATURES)
+    edge_bytes = EDGE_LEARNS + ADAM_EDGE + (1 + adversaries) * (EXIT_LEARNS + ADAM_EXIT)
+    assert held == Held(edge_bytes + INPUTS, CLOUD_LEARNS + ADAM_CLOUD + FEATURES)
 
 
 def test_priphit_then_sends_once_as_hierarchical_does(scenario: Scenario) -> None:
@@ -176,6 +177,14 @@ def test_priphit_then_sends_once_as_hierarchical_does(scenario: Scenario) -> Non
     private, plain = (_train(scenario, way)[0] for way in ways)
     assert len(private) == 3
     assert private[1:] == plain[1:]
+
+
+def test_priphit_sends_every_epoch_what_it_would_send_once(scenario: Scenario) -> None:
+    once = Candidate(method="priphit", cut="b", codec="int8", send="once")
+    alone, sending, _ = _train(scenario, once)[0]
+    phases, held = _train(scenario, replace(once, send="every-epoch"))
+    assert phases == [alone, replace(sending, batches=BATCHES * EPOCHS)]
+    assert held == _train(scenario, once)[1]
 
 
 # Inference

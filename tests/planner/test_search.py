@@ -92,7 +92,7 @@ def _found(scenario: Scenario, methods: Sequence[str], *, inference: bool = Fals
         ("full-cloud", 2 * 2, 2),
         ("full-edge", 1, 1),
         ("split", 3 * 2, 3 * 2),
-        ("priphit", 3 * 2, 3 * 2),
+        ("priphit", 3 * 2 * 2, 3 * 2),
         ("datamix", None, 3 * 2),
         ("siamese", None, 3),
     ],
@@ -115,7 +115,7 @@ def test_candidates_by_name(scenario: Scenario) -> None:
         *("full-cloud raw", "full-cloud raw once", "full-cloud png", "full-cloud png once"),
         "full-edge",
     ]
-    assert _found(scenario, ["priphit"])[:2] == ["priphit a int8 once", "priphit a int4 once"]
+    assert _found(scenario, ["priphit"])[:2] == ["priphit a int8", "priphit a int8 once"]
     assert _found(scenario, ["siamese"], inference=True) == ["siamese a", "siamese b", "siamese c"]
     assert _found(scenario, ["split"])[-1] == "split c int4"
 

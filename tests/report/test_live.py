@@ -5,7 +5,7 @@ from rich.console import Console
 
 from eaves.experiments.run import PhaseProgress
 from eaves.report import live
-from eaves.report.live import Live
+from eaves.report.live import Line, Live
 from eaves.runtime.meters import Totals
 from eaves.runtime.traffic import Progress
 
@@ -65,3 +65,15 @@ def test_a_terminal_gets_bars() -> None:
     assert "ours edge" in out.getvalue()
     assert "ours cloud" in out.getvalue()
     assert "20/40" in out.getvalue()
+
+
+def test_bars_of_what_is_done_are_taken_away() -> None:
+    out = StringIO()
+    with Live(Console(file=out, force_terminal=True, width=150), "ours") as shown:
+        shown.draw([Line("first", 1, 3, "acc 0.5")])
+        shown.draw([Line("first", 2, 4, "acc 0.6")])  # it takes longer than was thought
+        assert [(bar.description, bar.total) for bar in shown._bars.tasks] == [("first", 4)]
+        shown.clear()
+        shown.draw([Line("second", 5, 9, "")])
+        assert [bar.description for bar in shown._bars.tasks] == ["second"]
+    assert "5/9" in out.getvalue()

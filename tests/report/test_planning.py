@@ -145,6 +145,7 @@ def test_only_what_is_named_is_planned(eaves: Eaves, profile_file: Path) -> None
     ways = {in_words(row) for row in facts(eaves(*words, *named))["rows"]}
     assert ways == {
         *("split conv3 int4+zstd", "split conv1 int4+zstd"),
+        *("priphit conv3 int4+zstd", "priphit conv1 int4+zstd"),
         *("priphit conv3 int4+zstd once", "priphit conv1 int4+zstd once"),
     }
     ways = {in_words(row) for row in facts(eaves(*words, "--input-codecs", "png"))["rows"]}
@@ -414,7 +415,7 @@ def test_a_fleet_is_simulated(eaves: Eaves, profile_file: Path) -> None:
         ),
         (
             ["--write-config", "c.toml", "--data", "digits", "--methods", "priphit"],
-            "`eaves train` cannot run priphit conv",
+            "priphit hides private attributes: name them to the plan with --private",
         ),
         (["--plot", "p.txt"], "expected a figure in .png, .pdf, .svg, got p.txt"),
         (["--fleet", "0"], "expected --fleet of 1 or more, got 0"),

@@ -129,35 +129,6 @@ def output_shape(net: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:
         ) from error
 
 
-def with_bottleneck(split: SplitNet, feature_shape: Sequence[int], channels: int) -> SplitNet:
-    """Narrow the features at the cut to ``channels`` by a learned 1x1 map down, and up again.
-
-    ``feature_shape`` is (C, H, W), or (C,) for flat features. The map down (with BatchNorm and
-    ReLU, so that the features stay sparse) belongs to the edge part, the map up to the cloud part.
-    The result is another net: it no longer equals the uncut one.
-    """
-    if len(feature_shape) not in (1, 3):
-        raise ConfigError(f"a bottleneck needs (C,) or (C, H, W) features, got {feature_shape}")
-    wide = feature_shape[0]
-    if not 0 < channels < wide:
-        raise ConfigError(
-            f"expected a bottleneck of 1 to {wide - 1} channels at cut '{split.cut}' "
-            f"(its features have {wide}), got {channels}"
-        )
-
-    def narrowing(c_in: int, c_out: int) -> nn.Module:
-        if len(feature_shape) == 1:
-            return nn.Sequential(nn.Linear(c_in, c_out), nn.BatchNorm1d(c_out), nn.ReLU())
-        conv = nn.Conv2d(c_in, c_out, 1, bias=False)
-        return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
-
-    return SplitNet(
-        StagedNet([("part", split.edge), ("down", narrowing(wide, channels))]),
-        StagedNet([("up", narrowing(channels, wide)), ("part", split.cloud)]),
-        split.cut,
-    )
-
-
 @final
 class Normalise(nn.Module):
     """Turn raw inputs, as 8-bit pixels, into floats of zero mean and unit deviation per channel.

@@ -1,9 +1,9 @@
-"""Stochastic gradient descent with a one-cycle schedule, for one part of a net."""
+"""Stochastic gradient descent on a schedule, for one part of a net."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
 from typing import final
 
@@ -15,20 +15,53 @@ from eaves.core.state import State
 from eaves.errors import ConfigError, DivergedError, StateError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """SGD with Nesterov momentum, or Adam, at a learning rate that depends on the step.
+
+    ``momentum`` is Adam's beta 1. Adam is Loshchilov and Hutter's (*Decoupled Weight Decay
+    Regularization*, 2019), with beta 2 of 0.999.
+    """
+
+    lr: float = 0.1
+    optimiser: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    precision: str = "fp32"
+
+    @abstractmethod
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step`` (from 0)."""
+
+    @abstractmethod
+    def over(self, total_steps: int) -> "Schedule":
+        """Return this schedule for training of so many steps."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class OneCycle:
-    """SGD with Nesterov momentum; the rate rises to ``lr`` linearly, then falls to 0 as a cosine.
+class Steady(Schedule):
+    """The same rate at every step: for what has to follow something that changes all the time."""
+
+    def rate(self, step: int) -> float:
+        """Return ``lr``, whatever the ``step``."""
+        return self.lr
+
+    def over(self, total_steps: int) -> "Steady":
+        """Return the schedule as it is."""
+        return self
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule):
+    """The rate rises to ``lr`` linearly, then falls to 0 as a cosine.
 
     Source: Smith and Topin, *Super-Convergence* (2018), without its cycle of the momentum.
     """
 
     total_steps: int
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     warmup: float = 0.25
-    precision: str = "fp32"
 
     def rate(self, step: int) -> float:
         """Return the learning rate of ``step`` (from 0); past the end it stays at its last value.
@@ -43,8 +76,12 @@ class OneCycle:
         falling = max(1, self.total_steps - rising)
         return self.lr * (1 + cos(pi * min(1.0, (step + 1 - rising) / falling))) / 2
 
+    def over(self, total_steps: int) -> "OneCycle":
+        """Return the schedule with so many steps."""
+        return replace(self, total_steps=total_steps)
 
-def precision_of(schedule: OneCycle, device: torch.device) -> torch.autocast:
+
+def precision_of(schedule: Schedule, device: torch.device) -> torch.autocast:
     """Return the context in which a forward pass has the precision of ``schedule``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16")
 
@@ -68,7 +105,7 @@ class Optimised:
         ConfigError: the modules have no weights.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], schedule: OneCycle, device: torch.device):
+    def __init__(self, modules: Mapping[str, nn.Module], schedule: Schedule, device: torch.device):
         self.modules = nn.ModuleDict(dict(modules)).to(device)
         if schedule.precision == "bf16":  # convolutions in bfloat16 are a tenth faster this way
             self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,13 +120,7 @@ class Optimised:
         self.averaging: Averaging | None = None
         """Set where other processes train the same weights."""
         self._draws = Draws(device)
-        self._optimiser = torch.optim.SGD(
-            self.modules.parameters(),
-            lr=schedule.lr,
-            momentum=schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            nesterov=schedule.momentum > 0,
-        )
+        self._optimiser = _optimiser(self.modules, schedule)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -177,14 +208,44 @@ class Optimised:
         parameters = list(self.modules.parameters())
         for key, value in saved.items():
             i, slot = key.split("/")
-            if value.shape != parameters[int(i)].shape:  # SGD would only notice in a step
+            shape = () if slot == "step" else parameters[int(i)].shape
+            if value.shape != shape:  # an optimiser would only notice in a step
                 raise ValueError(f"'{key}' has the shape {tuple(value.shape)}")
             slots.setdefault(int(i), {})[slot] = value.to(self.device, copy=True)
+        for number, found in slots.items():
+            if set(found) != self._kept():
+                raise ValueError(
+                    f"an optimiser of another kind kept {sorted(found)} of weight {number}"
+                )
         return slots
+
+    def _kept(self) -> set[str]:
+        """Return the names of what the optimiser keeps of each weight once it has moved it."""
+        if self.schedule.optimiser == "adam":
+            return {"step", "exp_avg", "exp_avg_sq"}
+        return {"momentum_buffer"} if self.schedule.momentum else set()
 
     def state_bytes(self) -> int:
         """Return the bytes of weights, buffers, gradients and optimiser state while training."""
         weights = sum(p.nbytes for p in self.modules.parameters())
         buffers = sum(b.nbytes for b in self.modules.buffers())
-        copies = 2 + (self.schedule.momentum > 0)  # the weight, its gradient, its momentum
-        return copies * weights + buffers
+        slots = 2 if self.schedule.optimiser == "adam" else int(self.schedule.momentum > 0)
+        return (2 + slots) * weights + buffers  # the weight, its gradient, the optimiser's slots
+
+
+def _optimiser(modules: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimiser == "adam":
+        return torch.optim.AdamW(
+            modules.parameters(),
+            lr=schedule.lr,
+            betas=(schedule.momentum, 0.999),
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
+    return torch.optim.SGD(
+        modules.parameters(),
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        nesterov=schedule.momentum > 0,
+    )

@@ -3,7 +3,7 @@
 A method is a pair of learners (training) and a pair of predictors (inference). They do not know
 where they run: the same objects run in the pipeline of one process and over a network.
 
-Dimension key:  B batch   K classes
+Dimension key:  B batch   K classes   A private attributes
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from eaves.core.optimise import Optimised
@@ -21,12 +22,48 @@ Losses = Mapping[str, float]
 
 
 @final
+class PrivateLabels:
+    """What the cloud shall not learn: int64 classes (B, A) of A attributes, by their names.
+
+    It is no Tensor, so that it fits no field of an :class:`Upload`; it cannot be pickled, and a log
+    or an error that shows it shows no label.
+    """
+
+    def __init__(self, labels_BA: Tensor, names: tuple[str, ...]):
+        if labels_BA.dtype != torch.int64 or labels_BA.shape[1:] != (len(names),):
+            raise ValueError(
+                f"expected int64 labels of shape (B, {len(names)}) for {', '.join(names)}, "
+                f"got {labels_BA.dtype} {tuple(labels_BA.shape)}"
+            )
+        self.labels_BA, self.names = labels_BA, names
+
+    def of(self, name: str) -> Tensor:
+        """Return the classes (B,) of one attribute."""
+        if name not in self.names:
+            raise ValueError(f"expected one of {', '.join(self.names)}, got {name!r}")
+        return self.labels_BA[:, self.names.index(name)]
+
+    def __len__(self) -> int:
+        return len(self.labels_BA)
+
+    def __repr__(self) -> str:
+        return f"PrivateLabels({len(self)} of {', '.join(self.names)})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("private labels do not leave the edge: they cannot be pickled")
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples as the data set gives them: raw inputs (B, ...) and task labels (B,)."""
+    """Examples as the data set gives them: raw inputs (B, ...) and task labels (B,).
+
+    ``private`` stays on the edge, for the adversaries that learn to read it there.
+    """
 
     inputs: Tensor
     labels: Tensor
+    private: PrivateLabels | None = None
 
 
 @final
@@ -41,6 +78,9 @@ class Upload:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        for given in (self.features, self.labels):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"an Upload carries tensors alone, got {given!r}")
         if self.features.requires_grad:
             raise ValueError("an Upload carries no gradient: detach its features")
 

@@ -133,6 +133,7 @@ LINKS: dict[str, LinkSpec] = {
     "wifi": _preset(18.88e6, 0.0025, 283.17e-9, 137.01e-9, 0.13286),
 }
 
+_LARGEST_SIDE = 4096  # of a bottleneck
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _OPTION = re.compile(
     rf"(?P<time>delay|jitter)=(?P<ms>{_NUMBER})ms|loss=(?P<loss>{_NUMBER})%"
@@ -175,3 +176,24 @@ def parse_link(text: str) -> LinkSpec:
         else:
             link = replace(link, jitter_s=float(match["ms"]) / 1000)
     return link
+
+
+def parse_bottleneck(wanted: int | str) -> tuple[int, tuple[int, int] | None]:
+    """Return the channels of a bottleneck, and its height and width if these are given too.
+
+    Raises:
+        ConfigError: it is neither a number nor a shape.
+
+    >>> parse_bottleneck(8), parse_bottleneck("2x4x4")
+    ((8, None), (2, (4, 4)))
+    """
+    try:
+        sizes = [int(part) for part in str(wanted).split("x")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 3) or not all(0 < n <= _LARGEST_SIDE for n in sizes[1:]):
+        raise ConfigError(
+            f"expected a bottleneck of so many channels or of channels x height x width, as in 8 "
+            f"or 2x4x4, got {wanted!r}"
+        )
+    return sizes[0], (sizes[1], sizes[2]) if len(sizes) == 3 else None

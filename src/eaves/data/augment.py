@@ -23,6 +23,7 @@ class Augment:
 
 AUGMENTS: dict[str, Augment] = {
     "none": Augment(crop=False, flip=False),
+    "flip": Augment(crop=False, flip=True),
     "crop": Augment(crop=True, flip=False),
     "crop-flip": Augment(crop=True, flip=True),
 }

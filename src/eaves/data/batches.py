@@ -5,6 +5,7 @@ Dimension key:  B batch   N examples
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -44,6 +45,7 @@ def batches(
     epoch, its number), so starting at ``start`` gives the rest of the whole epoch bit for bit.
     Training (``shuffle``) drops a short last batch unless it is the only one, as
     :func:`steps_per_epoch` counts; evaluation (``shuffle=False``) goes in order and keeps it.
+    Private labels come with their examples and change neither the order nor the augmentation.
 
     Raises:
         ConfigError: an unknown augmentation.
@@ -69,7 +71,7 @@ def batches(
 def _augmented(batch: Batch, augment: Augment, generator: torch.Generator) -> Batch:
     if augment == AUGMENTS["none"]:
         return batch
-    return Batch(crop_flip(batch.inputs, augment, generator=generator), batch.labels)
+    return replace(batch, inputs=crop_flip(batch.inputs, augment, generator=generator))
 
 
 def _generator(seed: int, epoch: int, use: str) -> torch.Generator:

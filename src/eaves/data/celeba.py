@@ -7,6 +7,7 @@ Dimension key:  N faces   A attributes
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from eaves.core.roles import PrivateLabels
 from eaves.data.files import DEFAULT_SIZE, Listing, dataset_of_files
+from eaves.data.private import choose_private, named
 from eaves.data.source import Dataset, Interface, Request, data_root
-from eaves.errors import ConfigError, DataError, unknown
+from eaves.errors import ConfigError, DataError
 
 FOLDER = "celeba"
 IMAGES = "img_align_celeba"
@@ -45,32 +48,39 @@ class FaceTable(NamedTuple):
 def load_faces(request: Request) -> Dataset:
     """Return faces labelled with one attribute, as RGB of ``image_size`` (64) squared.
 
-    The option of the request names the attribute (``Smiling``); class 1 has it. The partition is
-    the official one. The same request with another attribute gives the same faces in the same
-    order, so the batches of one seed pair a task's labels with those of a private attribute.
+    The option of the request names the attribute (``Smiling``); class 1 has it. Any others may be
+    private. The partition is the official one. The same request with other attributes gives the
+    same faces in the same order.
 
     Raises:
-        ConfigError: no such attribute, one that is the same on all training faces, or the request
-            does not fit the set.
+        ConfigError: no such attribute, one that is the same on all training faces, a private one
+            that is known from the task's labels, or the request does not fit the set.
         DataError: a list or an image is missing or not in its layout.
     """
     root = data_root(request.root)
     table = celeba_attributes(root)
-    attribute = _attribute(request.option or DEFAULT_ATTRIBUTE, table.names)
+    attribute = named("attribute", request.option or DEFAULT_ATTRIBUTE, table.names)
+    private = choose_private(request.private, table.names, task=attribute)
     _check_images(root / FOLDER / IMAGES, table.files)
-    labels_N = table.attributes[:, table.names.index(attribute)]
     listings = {
-        part: _listing(root / FOLDER / IMAGES, table, labels_N, part)
+        part: _listing(root, table, part, task=attribute, private=private)
         for part in _PARTS
         if part != "valid" or (table.partition == 1).any()
     }
-    trained_N = listings["train"][1]
+    trained_N = listings["train"].labels
     if bool((trained_N == trained_N[0]).all()):
         raise ConfigError(
             f"the attribute {attribute} is the same on all training faces, so there is nothing to "
             "learn; choose another"
         )
-    return dataset_of_files(f"faces:{attribute}", _classes(attribute), listings, request)
+    faces = dataset_of_files(
+        f"faces:{attribute}",
+        _classes(attribute),
+        listings,
+        request,
+        private_classes={name: _classes(name) for name in private},
+    )
+    return replace(faces, augment="flip")  # they are aligned: a shift would undo that
 
 
 def interface(request: Request) -> Interface:
@@ -112,16 +122,6 @@ def missing(root: Path) -> list[str]:
     ]
 
 
-def _attribute(given: str, names: Sequence[str]) -> str:
-    """Return the attribute of that name, or the one that differs from it in case only."""
-    matches = [name for name in names if name.lower() == given.lower()]
-    if given in names:
-        return given
-    if len(matches) != 1:
-        raise unknown("attribute", given, names)
-    return matches[0]
-
-
 def _check_images(folder: Path, files: Sequence[str]) -> None:
     present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     absent = [file for file in files if file not in present]
@@ -132,11 +132,18 @@ def _check_images(folder: Path, files: Sequence[str]) -> None:
         )
 
 
-def _listing(folder: Path, table: FaceTable, labels_N: npt.NDArray[np.uint8], part: str) -> Listing:
+def _listing(
+    root: Path, table: FaceTable, part: str, *, task: str, private: Sequence[str]
+) -> Listing:
     rows = np.flatnonzero(table.partition == _PARTS.index(part))
     if not len(rows):
-        raise DataError(f"{folder.parent / PARTITION_FILE} has no {part} faces; fetch it again")
-    return [folder / table.files[row] for row in rows], torch.from_numpy(labels_N[rows]).long()
+        raise DataError(f"{root / FOLDER / PARTITION_FILE} has no {part} faces; fetch it again")
+    labels_N, *hidden = (
+        torch.from_numpy(table.attributes[rows, table.names.index(name)]).long()
+        for name in (task, *private)
+    )
+    labels = PrivateLabels(torch.stack(hidden, dim=1), tuple(private)) if hidden else None
+    return Listing([root / FOLDER / IMAGES / table.files[row] for row in rows], labels_N, labels)
 
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], list[str], npt.NDArray[np.uint8]]:

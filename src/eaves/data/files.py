@@ -8,14 +8,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eaves.core.roles import Batch
+from eaves.core.roles import Batch, PrivateLabels
+from eaves.data.private import refuse_known, take
 from eaves.data.source import Dataset, Request, Source, channel_stats, subset
 from eaves.errors import ConfigError, DataError
 
@@ -24,17 +25,29 @@ MEMORY_LIMIT_BYTES = 2 << 30
 
 DEFAULT_SIZE = 64
 
-Listing = tuple[list[Path], Tensor]
-"""Image files, and their classes as int64 (N,)."""
-
 # What Pillow's decoders and its EXIF reader raise on damaged bytes, found by altering files.
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error)
 _THREADS = min(8, os.cpu_count() or 1)
 
 
 @final
+class Listing(NamedTuple):
+    """Image files and what is known about each."""
+
+    paths: list[Path]
+    labels: Tensor
+    """Their classes as int64 (N,)."""
+    private: PrivateLabels | None = None
+
+    def take(self, indices_B: Tensor) -> "Listing":
+        """Return the files at ``indices_B``, in that order."""
+        paths = [self.paths[i] for i in indices_B.tolist()]
+        return Listing(paths, self.labels[indices_B], take(self.private, indices_B))
+
+
+@final
 class ImageFiles(Source):
-    """Image files and their labels, as RGB of ``size`` x ``size``.
+    """Image files and their labels, the private ones too, as RGB of ``size`` x ``size``.
 
     Of each image the largest centred square is taken and resized; a grey one becomes RGB with three
     equal channels, and a photograph is turned upright as its EXIF data says. A pool of threads
@@ -45,15 +58,26 @@ class ImageFiles(Source):
         DataError: (by ``fetch``) a file that is missing, damaged or not an 8-bit image.
     """
 
-    def __init__(self, paths: Sequence[Path], labels_N: Tensor, *, size: int, keep: bool):
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels_N: Tensor,
+        private: PrivateLabels | None = None,
+        *,
+        size: int,
+        keep: bool,
+    ):
         if not paths or labels_N.dtype != torch.int64 or labels_N.shape != (len(paths),):
             raise ValueError(
                 f"expected one or more paths and as many int64 labels, got {len(paths)} paths, "
                 f"{labels_N.dtype} {tuple(labels_N.shape)}"
             )
+        if private is not None and len(private) != len(paths):
+            raise ValueError(f"expected {len(paths)} private labels, got {len(private)}")
         _require_pillow()
         self._paths = paths
         self._labels_N = labels_N
+        self._private = private
         self._size = size
         self._kept_NCHW = self._empty(len(paths)) if keep else None
         self._is_kept_N = torch.zeros(len(paths), dtype=torch.bool)
@@ -68,14 +92,14 @@ class ImageFiles(Source):
 
     def fetch(self, indices: Tensor) -> Batch:
         """Return the examples at ``indices``; see :meth:`Source.fetch`."""
-        labels_B = self._labels_N[indices]
+        labels_B, private = self._labels_N[indices], take(self._private, indices)
         if self._kept_NCHW is None:
-            return Batch(self._decode(indices), labels_B)
+            return Batch(self._decode(indices), labels_B, private)
         lacking = indices[~self._is_kept_N[indices]]
         if len(lacking):
             self._kept_NCHW[lacking] = self._decode(lacking)
             self._is_kept_N[lacking] = True
-        return Batch(self._kept_NCHW[indices], labels_B)
+        return Batch(self._kept_NCHW[indices], labels_B, private)
 
     def _empty(self, n: int) -> Tensor:
         # Not written yet, so the system hands out its pages only as images come in.
@@ -118,22 +142,30 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
 
 def dataset_of_files(
-    name: str, classes: tuple[str, ...], listings: Mapping[str, Listing], request: Request
+    name: str,
+    classes: tuple[str, ...],
+    listings: Mapping[str, Listing],
+    request: Request,
+    *,
+    private_classes: Mapping[str, tuple[str, ...]],
 ) -> Dataset:
     """Return the data set of the parts ``train``, ``test`` and perhaps ``valid``.
+
+    ``private_classes`` are those of the private labels in the listings; empty where none has any.
 
     Decoded images are kept in memory where all parts together stay within
     :data:`MEMORY_LIMIT_BYTES`, else they are decoded anew for each batch.
 
     Raises:
-        ConfigError: more ``train_samples`` than there are, or Pillow is not installed.
+        ConfigError: more ``train_samples`` than there are, a private attribute that is known from
+            the task's labels, or Pillow is not installed.
         DataError: an image cannot be read.
     """
     size = request.image_size or DEFAULT_SIZE
-    paths, labels_N = listings["train"]
-    chosen = subset(len(paths), request.train_samples)
-    used = {**listings, "train": ([paths[i] for i in chosen.tolist()], labels_N[chosen])}
-    keep = fits_in_memory(sum(len(paths) for paths, _ in used.values()), size)
+    train = listings["train"].take(subset(len(listings["train"].paths), request.train_samples))
+    refuse_known(train.private, train.labels)
+    used = {**listings, "train": train}
+    keep = fits_in_memory(sum(len(listing.paths) for listing in used.values()), size)
     sources = {part: ImageFiles(*used[part], size=size, keep=keep) for part in used}
     mean, std = channel_stats(sources["train"])
     return Dataset(
@@ -145,6 +177,7 @@ def dataset_of_files(
         mean=mean,
         std=std,
         augment="crop-flip",
+        private_classes=private_classes,
     )
 
 

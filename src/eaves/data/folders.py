@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 
 import torch
 
+from eaves.data import attributes
 from eaves.data.files import Listing, dataset_of_files
 from eaves.data.source import Dataset, Request, data_root, stratified_split
 from eaves.errors import ConfigError, DataError
@@ -22,10 +23,12 @@ def load_images(request: Request) -> Dataset:
     The option of the request names a folder under the data root; without one it is the root. There
     lie ``train/CLASS/*`` and ``test/CLASS/*`` (and perhaps ``valid/CLASS/*``), or ``CLASS/*``, of
     which a fixed fifth of every class is held out for the test. Classes are numbered by the order
-    of their names. Hidden folders and those without images are no classes.
+    of their names. Hidden folders and those without images are no classes. The columns of an
+    ``attributes.csv`` in the folder (see ``eaves.data.attributes``) may be private.
 
     Raises:
-        ConfigError: there are fewer than two classes, or the request does not fit the set.
+        ConfigError: there are fewer than two classes, a private attribute is unknown or known from
+            the task's labels, or the request does not fit the set.
         DataError: a part is missing or lacks images; also by ``fetch``: an image cannot be read.
     """
     folder = _folder(data_root(request.root), request.option)
@@ -40,8 +43,11 @@ def load_images(request: Request) -> Dataset:
         listings = {part: _listing(files[part], classes, folder / part) for part in parts}
     else:
         raise DataError(f"{folder}: expected both train/ and test/, found only {parts}")
+    private_classes: dict[str, tuple[str, ...]] = {}
+    if request.private:
+        listings, private_classes = attributes.with_private(listings, folder, request.private)
     name = f"images:{request.option}" if request.option else "images"
-    return dataset_of_files(name, classes, listings, request)
+    return dataset_of_files(name, classes, listings, request, private_classes=private_classes)
 
 
 def class_files(folder: Path) -> ClassFiles:
@@ -98,19 +104,15 @@ def _listing(found: ClassFiles, classes: Sequence[str], folder: Path) -> Listing
         )
     paths = [path for name in found for path in found[name]]
     labels = [classes.index(name) for name in found for _ in found[name]]
-    return paths, torch.tensor(labels)
+    return Listing(paths, torch.tensor(labels))
 
 
 def _divided(listing: Listing, classes: Sequence[str]) -> dict[str, Listing]:
-    paths, labels_N = listing
-    train_N, test_N = stratified_split(labels_N)
-    untrained = torch.bincount(labels_N[train_N], minlength=len(classes)) == 0
+    train_N, test_N = stratified_split(listing.labels)
+    untrained = torch.bincount(listing.labels[train_N], minlength=len(classes)) == 0
     if untrained.any():
         raise ConfigError(
             f"the class {classes[int(untrained.int().argmax())]!r} has a single image; add more, "
             "or make train/ and test/ yourself"
         )
-    return {
-        part: ([paths[i] for i in chosen.tolist()], labels_N[chosen])
-        for part, chosen in (("train", train_N), ("test", test_N))
-    }
+    return {"train": listing.take(train_N), "test": listing.take(test_N)}

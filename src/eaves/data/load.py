@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
-from eaves.data import celeba, cifar, digits, folders
+from eaves.data import attributes, celeba, cifar, digits, folders
 from eaves.data.source import Dataset, Interface, Request, data_root
 from eaves.errors import ConfigError, DataError, unknown
 
@@ -25,17 +25,21 @@ class Entry:
     source: str
     option: str = ""
     """What may follow a colon in the name; empty where nothing may."""
+    private: str = ""
+    """Which attributes may be private; empty where the set has none."""
     can_download: bool = False
 
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(
         load=digits.load_digits,
-        interface=lambda request: digits.INTERFACE,
+        interface=digits.interface,
         missing=None,
         description="1,797 handwritten digits, 8 x 8, grey, 10 classes; comes with scikit-learn",
         terms="CC BY 4.0",
         source="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998)",
+        option=f"TASK ({' or '.join(digits.ATTRIBUTES)})",
+        private=f"{' or '.join(digits.ATTRIBUTES)}, where the other is the task",
     ),
     "cifar10": Entry(
         load=cifar.load_cifar10,
@@ -54,6 +58,7 @@ DATASETS: dict[str, Entry] = {
         terms="yours",
         source="your own",
         option="FOLDER under the data root",
+        private=f"columns of {attributes.FILE} in the folder",
     ),
     "faces": Entry(
         load=celeba.load_faces,
@@ -63,6 +68,7 @@ DATASETS: dict[str, Entry] = {
         terms="non-commercial research only; not to be passed on",
         source=f"Liu et al., Deep Learning Face Attributes in the Wild (2015); {celeba.PAGE}",
         option="ATTRIBUTE",
+        private="any attributes but the task's",
     ),
 }
 
@@ -75,6 +81,7 @@ class DatasetRow(NamedTuple):
     state: str
     """``found``, or what is missing."""
     description: str
+    """What it is, and what in it may be private."""
     terms: str
 
 
@@ -85,21 +92,27 @@ def load_dataset(
     train_samples: int | None = None,
     image_size: int | None = None,
     download: bool = False,
+    private: tuple[str, ...] = (),
 ) -> Dataset:
     """Load a data set: a key of :data:`DATASETS`, some with an option (``faces:Smiling``).
 
     ``root`` is the folder of the data sets, else the environment variable ``EAVES_DATA`` names it.
     ``train_samples`` takes that many training examples, a fixed random choice. ``image_size`` is
     the side that images from files get (64). ``download`` fetches what is missing, where it can.
+    ``private`` names attributes whose labels come with every batch, for the edge alone; examples
+    and task labels are those of the same request without.
 
     Raises:
-        ConfigError: an unknown name or option, or a request that does not fit the set.
+        ConfigError: an unknown name or option, a private attribute that the set has not or that
+            the task's labels tell, or a request that does not fit the set.
         DataError: data that is missing, damaged, or not in its layout.
         StorageError: the disk is full.
 
     >>> digits = load_dataset("digits", root=None, train_samples=100)
     >>> len(digits.train), len(digits.test), digits.train.input_shape
     (100, 360, (1, 8, 8))
+    >>> load_dataset("digits:parity", root=None, private=("high",)).private
+    ('high',)
     """
     base, entry, option = _entry(name)
     request = Request(
@@ -108,7 +121,13 @@ def load_dataset(
         train_samples=train_samples,
         image_size=image_size,
         download=download,
+        private=private,
     )
+    if private and not entry.private:
+        having = [other for other, known in DATASETS.items() if known.private]
+        raise ConfigError(
+            f"{base} has no attributes that could be private; these have: {', '.join(having)}"
+        )
     if download and entry.missing is not None and not entry.can_download:
         raise ConfigError(
             f"{base} cannot be downloaded from here (source: {entry.source}); "
@@ -142,7 +161,7 @@ def dataset_table(root: Path | None) -> list[DatasetRow]:
     'found'
     """
     return [
-        DatasetRow(name, _state(entry, root), entry.description, entry.terms)
+        DatasetRow(name, _state(entry, root), _described(entry), entry.terms)
         for name, entry in DATASETS.items()
     ]
 
@@ -157,6 +176,10 @@ def _entry(name: str) -> tuple[str, Entry, str]:
         expected = f"'{base}:{entry.option}' or " if entry.option else ""
         raise ConfigError(f"expected {expected}'{base}', got {name!r}")
     return base, entry, option
+
+
+def _described(entry: Entry) -> str:
+    return entry.description + (f"; private: {entry.private}" if entry.private else "")
 
 
 def _state(entry: Entry, root: Path | None) -> str:

@@ -6,14 +6,15 @@ Dimension key:  B batch   N examples   C channels   H, W height and width
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
-from eaves.core.roles import Batch
+from eaves.core.roles import Batch, PrivateLabels
+from eaves.data.private import take
 from eaves.errors import ConfigError, DataError
 
 ROOT_VARIABLE = "EAVES_DATA"
@@ -38,20 +39,21 @@ class Source(ABC):
     def fetch(self, indices: Tensor) -> Batch:
         """Return the examples at ``indices`` (B,): inputs uint8 (B, C, H, W), labels int64 (B,).
 
-        The batch is the caller's own: writing to it does not change the source.
+        Where the source has private labels, theirs are in the batch. The batch is the caller's
+        own: writing to it does not change the source.
         """
 
 
 @final
 class InMemory(Source):
-    """Images and labels held in memory.
+    """Images and labels held in memory, with private labels or not.
 
     >>> source = InMemory(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
     >>> source.fetch(torch.tensor([3, 1])).labels.tolist()
     [3, 1]
     """
 
-    def __init__(self, inputs_NCHW: Tensor, labels_N: Tensor):
+    def __init__(self, inputs_NCHW: Tensor, labels_N: Tensor, private: PrivateLabels | None = None):
         if inputs_NCHW.dtype != torch.uint8 or inputs_NCHW.dim() != 4 or not len(inputs_NCHW):
             raise ValueError(
                 "expected uint8 images of shape (N, C, H, W) with N > 0, "
@@ -62,8 +64,11 @@ class InMemory(Source):
                 f"expected int64 labels of shape ({len(inputs_NCHW)},), "
                 f"got {labels_N.dtype} {tuple(labels_N.shape)}"
             )
+        if private is not None and len(private) != len(labels_N):
+            raise ValueError(f"expected {len(labels_N)} private labels, got {len(private)}")
         self._inputs_NCHW = inputs_NCHW
         self._labels_N = labels_N
+        self._private = private
 
     def __len__(self) -> int:
         return len(self._labels_N)
@@ -76,7 +81,8 @@ class InMemory(Source):
 
     def fetch(self, indices: Tensor) -> Batch:
         """Return the examples at ``indices``; see :meth:`Source.fetch`."""
-        return Batch(self._inputs_NCHW[indices], self._labels_N[indices])
+        private = take(self._private, indices)
+        return Batch(self._inputs_NCHW[indices], self._labels_N[indices], private)
 
 
 @final
@@ -100,6 +106,9 @@ class Dataset:
 
     ``mean`` and ``std`` are those of the training inputs, one per channel, on the raw scale 0..255.
     ``augment`` is the augmentation that suits the set: a key of ``eaves.data.augment.AUGMENTS``.
+    ``private_classes`` are the private attributes by name, each with the names of its classes; all
+    parts have labels of these, in this order. They are no part of the interface, which the cloud
+    knows as well.
     """
 
     name: str
@@ -110,6 +119,12 @@ class Dataset:
     std: tuple[float, ...]
     augment: str
     valid: Source | None = None
+    private_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """The names of the private attributes."""
+        return tuple(self.private_classes)
 
     @property
     def interface(self) -> Interface:
@@ -122,15 +137,24 @@ class Dataset:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asked of a data set; ``option`` is what follows the colon in its name."""
+    """What a user asked of a data set.
+
+    ``option`` is what follows the colon in its name, ``private`` the attributes to be hidden.
+    """
 
     root: Path | None = None
     option: str = ""
     train_samples: int | None = None
     image_size: int | None = None
     download: bool = False
+    private: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.private, str):  # its letters would be taken for names
+            raise ConfigError(
+                f"expected the names of private attributes, got {self.private!r}; "
+                f"write ({self.private!r},)"
+            )
         if self.train_samples is not None and self.train_samples < 1:
             raise ConfigError(f"expected 1 or more train_samples, got {self.train_samples}")
         if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:

@@ -5,7 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import final
 
 from eaves import __version__
@@ -18,21 +20,24 @@ from eaves.experiments.compare import finished
 from eaves.experiments.evaluate import evaluate
 from eaves.experiments.halves import Origin, edge_job
 from eaves.experiments.netconfig import AgentConfig
-from eaves.experiments.phases import training_batches
-from eaves.experiments.position import Position, begin, restore, save
+from eaves.experiments.phases import EdgePhase, edge_phases
+from eaves.experiments.position import Position, begin, forget, restore, save
 from eaves.experiments.record import RunRecord, record_of, write_record
 from eaves.experiments.run import PhaseProgress
-from eaves.network.asking import CloudClient
+from eaves.network.asking import CloudClient, NoAnswerError
 from eaves.network.channel import Target
 from eaves.network.edge import NetworkedEdge
 from eaves.network.spool import Spool, SpoolStatus
 from eaves.network.uplink import Enrolment, Uplink, UplinkStatus
 from eaves.network.wire import pack_terms
+from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.process import set_up
-from eaves.runtime.traffic import Snapshot
+from eaves.runtime.traffic import Progress, Snapshot
 
-_PHASE = "train"
 _MB = 10**6
+_POLL_S = 0.5  # between questions to a cloud that goes on learning
+_ASK_S = 10.0  # for each of them
+_PATIENCE_S = 60.0  # without an answer
 
 
 @final
@@ -49,6 +54,9 @@ def run_agent(
     origin: Origin, config: AgentConfig, target: Target, *, stop: threading.Event
 ) -> Iterator[AgentProgress | RunRecord]:
     """Train the edge half and send; yield progress several times a second, then the record.
+
+    Where the edge learns alone first, no cloud is needed as long as it does. Where the cloud goes
+    on learning from what has travelled, its accuracy is that after all of it.
 
     An interrupted run in ``config.out`` goes on, a finished one is not run again, unless
     ``config.overwrite``. When ``stop`` is set, the run ends after its current step with a record
@@ -67,23 +75,77 @@ def run_agent(
         return
     job, terms = edge_job(origin)
     _refuse_drops(job, config)
-    position = _enrolled(job, origin, overwrite=config.overwrite)
-    with closing(_spool(config, position.steps)) as spool:
-        uplink = _uplink(target, spool, config, position, (job.edge_steps, pack_terms(terms)))
-        first_step, totals = position.steps, position.totals
-        edge = NetworkedEdge(job.method.edge, job.wire, totals, spool, uplink)
-        batches = training_batches(job, first_step)
-        for event in edge.run(
-            batches, stop=stop, first_step=first_step, checkpoint_s=config.checkpoint_s
+    *alone, sends = edge_phases(job)
+    position = _enrolled(job, origin, [*alone, sends][0].name, overwrite=config.overwrite)
+    # What a phase without a cloud has done is no upload.
+    sent = position.steps if position.phase == sends.name else 0
+    with closing(_spool(config, sent)) as spool:
+        agent = _Agent(job, config, target, position, spool)
+        for phase, following in pairwise([*alone, sends]):
+            if position.phase == phase.name:
+                yield from agent.learn(phase, following.name, stop)
+        if position.phase == sends.name:
+            yield from agent.send(sends, pack_terms(terms), stop)
+        if agent.delivered and job.cloud_steps > sends.steps:
+            yield from agent.wait(stop)
+        before = sum(phase.steps for phase in alone) if position.phase == sends.name else 0
+        yield agent.finish(before + position.steps)
+
+
+@final
+class _Agent:
+    """One run: its position is that of the last checkpoint, on disk."""
+
+    def __init__(
+        self, job: Job, config: AgentConfig, target: Target, position: Position, spool: Spool
+    ):
+        self._job, self._config, self._target = job, config, target
+        self._position, self._spool = position, spool
+        self._uplink = UplinkStatus(session=position.enrolled["session"])
+        self.delivered = False
+        """The cloud has everything;"""
+        self._interrupted = False
+        """but it was not waited for until it had learnt on."""
+
+    def learn(
+        self, phase: EdgePhase, following: str, stop: threading.Event
+    ) -> Iterator[AgentProgress]:
+        """Learn alone; where that is done, the position is the beginning of what follows."""
+        job, position = self._job, self._position
+        first_step = position.steps
+        pipeline = Pipeline(phase.edge, None, job.wire, position.totals)
+        for event in pipeline.run(
+            phase.batches(job, first_step),
+            stop=stop,
+            first_step=first_step,
+            checkpoint_s=self._config.checkpoint_s,
         ):
             if isinstance(event, Snapshot):
-                position.steps, position.totals = event.steps, event.totals
+                self._keep(event)
+            else:
+                yield self._progress(phase.name, phase.steps, first_step, event)
+        if position.steps == phase.steps:
+            position.phase, position.steps = following, 0
+
+    def send(self, phase: EdgePhase, terms: str, stop: threading.Event) -> Iterator[AgentProgress]:
+        """Take all steps, and stay until the cloud has what they have sent."""
+        job, position, spool = self._job, self._position, self._spool
+        first_step, totals = position.steps, position.totals
+        uplink = _uplink(self._target, spool, self._config, position, (phase.steps, terms))
+        self._uplink = uplink.status
+        edge = NetworkedEdge(phase.edge, job.wire, totals, spool, uplink)
+        for event in edge.run(
+            phase.batches(job, first_step),
+            stop=stop,
+            first_step=first_step,
+            checkpoint_s=self._config.checkpoint_s,
+        ):
+            if isinstance(event, Snapshot):
                 position.enrolled["session"] = uplink.status.session
-                save(job, position, event)
+                self._keep(event)
                 spool.forget_replies(event.steps)
                 continue
-            training = PhaseProgress(_PHASE, job.edge_steps, job.epoch_steps, first_step, event)
-            yield AgentProgress(training, replace(uplink.status), spool.status())
+            yield self._progress(phase.name, phase.steps, first_step, event)
         position.enrolled["session"] = uplink.status.session
         position.totals = replace(  # with what was sent since the last snapshot
             position.totals,
@@ -91,9 +153,75 @@ def run_agent(
             bytes_up=totals.bytes_up,
             sent_samples=totals.sent_samples,
         )
-        delivered = uplink.delivered
-        network = _network(target, position, uplink.status, spool.status())
-    yield _finish(job, position, target, network, complete=delivered)
+        self.delivered = uplink.delivered
+
+    def wait(self, stop: threading.Event) -> Iterator[AgentProgress]:
+        """Wait while the cloud goes on learning from what has travelled once."""
+        left, most, heard_at = 1, 0, monotonic()
+        with closing(self._client()) as client:
+            while left and not stop.is_set():
+                try:
+                    left, heard_at = client.steps_left(timeout_s=_ASK_S), monotonic()
+                except NoAnswerError:
+                    if monotonic() - heard_at > _PATIENCE_S:
+                        break  # the record will say that it does not answer
+                if left:
+                    most = max(most, left)
+                    learnt = Progress(0, most - left, {}, {}, 0, self._position.totals)
+                    yield self._progress("cloud", most, 0, learnt)
+                    stop.wait(_POLL_S)
+        self._interrupted = left > 0 and stop.is_set()
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        position = self._position
+        position.steps, position.totals = snapshot.steps, snapshot.totals
+        save(self._job, position, snapshot)
+
+    def _progress(
+        self, name: str, steps: int, first_step: int, progress: Progress
+    ) -> AgentProgress:
+        training = PhaseProgress(name, steps, self._job.epoch_steps, first_step, progress)
+        return AgentProgress(training, replace(self._uplink), self._spool.status())
+
+    def finish(self, steps: int) -> RunRecord:
+        """Measure what a run of so many steps was worth, if it is complete; leave it on disk."""
+        job, network = self._job, self._network()
+        complete = self.delivered and not self._interrupted
+        accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
+        if complete:
+            edge, source, codec = job.method.edge_predictor, job.dataset.test, job.wire.codec
+            try:
+                with closing(self._client()) as client:
+                    accuracy = evaluate(edge, FarCloud(client), source, codec)
+            except CloudLate as error:
+                network["problem"] = f"no accuracy of the cloud: {error}"
+                accuracy = evaluate(edge, None, source, codec)
+        record = record_of(job, self._position.totals, steps, accuracy, complete=complete)
+        record = replace(record, link="network", network=network)
+        if complete:
+            facts = facts_of(record, job.dataset.interface)
+            session = self._position.enrolled["session"]
+            sides = {"edge": job.method.edge_modules}
+            write_bundle(job.config.out / "bundle", sides, facts, session=session)
+        write_record(job.config.out, record)
+        if complete and job.privacy is not None:
+            forget(job)  # whoever finds the key later would take the noise off what was sent
+        return record
+
+    def _client(self) -> CloudClient:
+        return CloudClient(self._target, self._position.enrolled["session"])
+
+    def _network(self) -> dict[str, object]:
+        uplink, spool = self._uplink, self._spool.status()
+        return {
+            "cloud": self._target.address,
+            "edge": self._target.name,
+            **self._position.enrolled,
+            "connections": uplink.connections,
+            "uploads_sent": uplink.sent,
+            "dropped_uploads": spool.dropped,
+            "dropped_samples": spool.dropped_samples,
+        }
 
 
 def _refuse_drops(job: Job, config: AgentConfig) -> None:
@@ -124,28 +252,16 @@ def _uplink(
     return Uplink(target, spool, enrolment, max_backoff_s=config.max_backoff_s)
 
 
-def _network(
-    target: Target, position: Position, uplink: UplinkStatus, spool: SpoolStatus
-) -> dict[str, object]:
-    """Return what the record says of the network."""
-    return {
-        "cloud": target.address,
-        "edge": target.name,
-        **position.enrolled,
-        "connections": uplink.connections,
-        "uploads_sent": uplink.sent,
-        "dropped_uploads": spool.dropped,
-        "dropped_samples": spool.dropped_samples,
-    }
+def _enrolled(job: Job, origin: Origin, phase: str, *, overwrite: bool) -> Position:
+    """Return where the run stands; a new one, in its first ``phase``, gets a name.
 
-
-def _enrolled(job: Job, origin: Origin, *, overwrite: bool) -> Position:
-    """Return where the run stands; a new one gets a name, on disk before the cloud hears it."""
+    That is on disk before the cloud hears it, and so is the key of the noise.
+    """
     position = begin(job) if overwrite else restore(job)
     if not position.enrolled:
         for old in _spool_files(job.config.out):
             old.unlink(missing_ok=True)
-        position.phase = _PHASE
+        position.phase = phase
         position.enrolled = {"run": secrets.token_hex(8), "session": origin.session}
         save(job, position, Snapshot(0, None, None, position.totals))
     return position
@@ -163,27 +279,3 @@ def _spool(config: AgentConfig, steps: int) -> Spool:
         when_full=config.when_full,
         keep_through=steps,
     )
-
-
-def _finish(
-    job: Job, position: Position, target: Target, network: dict[str, object], *, complete: bool
-) -> RunRecord:
-    accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
-    if complete:
-        edge, source, codec = job.method.edge_predictor, job.dataset.test, job.wire.codec
-        try:
-            with closing(CloudClient(target, position.enrolled["session"])) as client:
-                accuracy = evaluate(edge, FarCloud(client), source, codec)
-        except CloudLate as error:
-            network["problem"] = f"no accuracy of the cloud: {error}"
-            accuracy = evaluate(edge, None, source, codec)
-    record = record_of(job, position.totals, position.steps, accuracy, complete=complete)
-    record = replace(record, link="network", network=network)
-    if complete:
-        facts = facts_of(record, job.dataset.interface)
-        session = position.enrolled["session"]
-        write_bundle(
-            job.config.out / "bundle", {"edge": job.method.edge_modules}, facts, session=session
-        )
-    write_record(job.config.out, record)
-    return record

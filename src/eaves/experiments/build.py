@@ -1,8 +1,8 @@
 """From a configuration to the objects of a run: data, net, method, wire."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -14,10 +14,15 @@ from eaves.data.batches import steps_per_epoch
 from eaves.data.load import load_dataset
 from eaves.data.source import Dataset, Interface
 from eaves.errors import ConfigError
-from eaves.experiments.config import TrainConfig
+from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.hiding import hiding_for, privacy_facts
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
+from eaves.methods.deepobfuscator import deepobfuscator
+from eaves.methods.disco import disco
 from eaves.methods.hierarchical import hierarchical
-from eaves.methods.setup import Method, Setup
+from eaves.methods.nopeek import nopeek
+from eaves.methods.priphit import priphit
+from eaves.methods.setup import Hiding, Method, Setup
 from eaves.nets.build import NETS, build_net
 from eaves.runtime.traffic import Wire
 
@@ -26,7 +31,12 @@ METHODS: dict[str, Callable[[Setup], Method]] = {
     "full-cloud": full_cloud,
     "full-edge": full_edge,
     "split": split_learning,
+    "priphit": priphit,
+    "nopeek": nopeek,
+    "disco": disco,
+    "deepobfuscator": deepobfuscator,
 }
+_RATES = {"sgd": 0.1, "adam": 0.002}
 
 
 @final
@@ -43,12 +53,24 @@ class Job:
     epoch_steps: int
     edge_steps: int
     cloud_steps: int
+    privacy: dict[str, Any] | None = None
+    """What is hidden, and what is proven about it; None where nothing is."""
 
 
-def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
+def build_job(
+    config: TrainConfig,
+    net: nn.Module | None = None,
+    *,
+    secret: bool = False,
+    trains: bool = True,
+) -> Job:
     """Load the data, build the net (or take ``net``) and the method.
 
+    ``secret``: what is sent leaves this machine, so its noise comes from a key nobody knows.
+    Without ``trains`` no private labels are needed: a device in use has none.
+
     Raises:
+        BudgetExceeded: training would give away more than the privacy budget allows.
         ConfigError: a name or combination that cannot work.
         DataError: the data set is missing or damaged.
     """
@@ -58,25 +80,44 @@ def build_job(config: TrainConfig, net: nn.Module | None = None) -> Job:
         root=config.data_root,
         train_samples=config.train_samples,
         image_size=config.image_size,
+        private=config.privacy.attributes if trains else (),
     )
     epoch_steps = steps_per_epoch(len(dataset.train), config.batch_size)
     edge_steps = _capped(config, config.epochs * epoch_steps)
     cloud_steps = _capped(config, (config.cloud_epochs or config.epochs) * epoch_steps)
-    method, cut = build_method(
-        config, dataset.interface, edge_steps=edge_steps, cloud_steps=cloud_steps, net=net
+    built = build_method(
+        config,
+        dataset.interface,
+        edge_steps=edge_steps,
+        cloud_steps=cloud_steps,
+        net=net,
+        private_classes=dataset.private_classes,
+        secret=secret,
     )
-    _refuse_lone_examples(config, dataset, method)
+    _refuse_lone_examples(config, dataset, built.method)
     return Job(
         config=config,
         dataset=dataset,
         augment=dataset.augment if config.augment == "auto" else config.augment,
-        method=method,
+        method=built.method,
         wire=wire,
-        cut=cut,
+        cut=built.cut,
         epoch_steps=epoch_steps,
         edge_steps=edge_steps,
         cloud_steps=cloud_steps,
+        privacy=built.privacy,
     )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A method, where it cuts the net (None: nowhere), and what it hides (None: nothing)."""
+
+    method: Method
+    cut: str | None
+    hiding: Hiding | None
+    privacy: dict[str, Any] | None
 
 
 def build_method(
@@ -86,10 +127,16 @@ def build_method(
     edge_steps: int = 1,
     cloud_steps: int = 1,
     net: nn.Module | None = None,
-) -> tuple[Method, str | None]:
-    """Build both halves for data of ``interface``; return them and the cut, if there is one.
+    private_classes: Mapping[str, tuple[str, ...]] | None = None,
+    secret: bool = True,
+) -> Built:
+    """Build both halves for data of ``interface``.
+
+    A cloud does not know the classes of private attributes (``private_classes``), and has no use
+    for them: the edge half that it builds beside its own is thrown away.
 
     Raises:
+        BudgetExceeded: training would give away more than the privacy budget allows.
         ConfigError: a name or combination that cannot work.
     """
     torch.manual_seed(config.seed)
@@ -104,12 +151,22 @@ def build_method(
         classes=len(interface.classes),
         cut=cut or "",
         bottleneck=config.bottleneck,
-        exit=config.exit,
+        exit=_exit(config),
         edge_schedule=_schedule(config, edge_steps),
         cloud_schedule=_schedule(config, cloud_steps),
         device=pick_device(config.device),
     )
-    return METHODS[config.method](setup), cut
+    if config.method not in HIDING:
+        return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)
+    shape = setup.feature_shape()
+    classes = private_classes or dict.fromkeys(config.privacy.attributes, ("", ""))
+    hiding = hiding_for(config, shape, classes, edge_steps=edge_steps, secret=secret)
+    return Built(
+        method=METHODS[config.method](replace(setup, hiding=hiding)),
+        cut=cut,
+        hiding=hiding,
+        privacy=privacy_facts(config, hiding, shape),
+    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -153,8 +210,23 @@ def _capped(config: TrainConfig, steps: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
+def _exit(config: TrainConfig) -> str:
+    if config.exit != "auto":
+        return config.exit
+    # At a narrow cut each value has a meaning of its own: pooling would lose it.
+    return "mlp" if config.method in HIDING else "conv"
+
+
 def _schedule(config: TrainConfig, steps: int) -> OneCycle:
-    return OneCycle(total_steps=steps, lr=config.lr, precision=config.precision)
+    optimiser = config.optimiser
+    if optimiser == "auto":
+        optimiser = "adam" if config.method in HIDING else "sgd"
+    return OneCycle(
+        total_steps=steps,
+        optimiser=optimiser,
+        lr=config.lr or _RATES[optimiser],
+        precision=config.precision,
+    )
 
 
 def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> StagedNet:

@@ -59,7 +59,17 @@ def write_bundle(
 
 def facts_of(record: RunRecord, interface: Interface) -> dict[str, Any]:
     """Return what a manifest says of a run and of what its net is made for."""
-    described = ("method", "net", "cut", "data", "codec", "config", "versions", "accuracy")
+    described = (
+        "method",
+        "net",
+        "cut",
+        "data",
+        "codec",
+        "config",
+        "versions",
+        "accuracy",
+        "privacy",
+    )
     return {
         **{name: getattr(record, name) for name in described},
         "input_shape": interface.input_shape,

@@ -16,7 +16,7 @@ def compared(config: TrainConfig) -> dict[str, TrainConfig]:
 
     >>> runs = compared(TrainConfig(compare="full-cloud:png,full-cloud:once"))
     >>> [(name, c.input_codec, c.send, str(c.out)) for name, c in runs.items()]
-    [('full-cloud:png', 'png', 'every-epoch', 'runs/latest/full-cloud-png'), \
+    [('full-cloud:png', 'png', 'auto', 'runs/latest/full-cloud-png'), \
 ('full-cloud:once', 'raw', 'once', 'runs/latest/full-cloud-once')]
     """
     names = [name.strip() for name in config.compare.split(",") if name.strip()]
@@ -37,7 +37,8 @@ def own_name(config: TrainConfig) -> str:
 def _variant(config: TrainConfig, name: str) -> TrainConfig:
     method, _, variant = name.partition(":")
     changes: dict[str, Any] = {"method": method, "compare": ""}
-    changes |= {"send": "every-epoch", "copies": 1, "cloud_epochs": None}
+    changes |= {"send": "auto", "copies": 1, "cloud_epochs": None}
+    changes["privacy"] = replace(config.privacy, keep_training=False)  # with every-epoch alone
     changes["out"] = config.out / name.replace(":", "-").replace("/", "-")
     if variant == "once":
         changes["send"] = "once"

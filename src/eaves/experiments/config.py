@@ -6,21 +6,35 @@ Imports no torch, so that the command line can print its help at once.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from eaves.core.specs import LinkSpec, parse_link
+from eaves.core.specs import LinkSpec, parse_bottleneck, parse_link
 from eaves.errors import ConfigError, unknown
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.settings import from_toml, read_text
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("hierarchical", "full-cloud", "full-edge", "split"),
-    "exit": ("conv", "linear", "mlp"),
-    "send": ("every-epoch", "once"),
-    "augment": ("auto", "none", "crop", "crop-flip"),
+    "method": (
+        "hierarchical",
+        "full-cloud",
+        "full-edge",
+        "split",
+        "priphit",
+        "nopeek",
+        "disco",
+        "deepobfuscator",
+    ),
+    "exit": ("auto", "conv", "linear", "mlp"),
+    "send": ("auto", "every-epoch", "once"),
+    "augment": ("auto", "none", "flip", "crop", "crop-flip"),
     "precision": ("fp32", "bf16"),
+    "optimiser": ("auto", "sgd", "adam"),
 }
+HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
+"""Methods that hide private attributes."""
+_ONCE = ("hierarchical", "full-cloud", *HIDING)
 # What a run produces does not depend on these, so they are not part of its hash.
 _NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare")
 
@@ -34,7 +48,8 @@ class TrainConfig:
     """
 
     method: str = "hierarchical"
-    """hierarchical, full-cloud, full-edge or split."""
+    """hierarchical, full-cloud, full-edge, split; priphit, which hides --private attributes, and to
+    compare it with: nopeek, disco, deepobfuscator."""
     data: str = "digits"
     """Data set; `eaves data` lists them. Faces name an attribute, as in faces:Smiling."""
     data_root: Path | None = None
@@ -44,17 +59,19 @@ class TrainConfig:
     image_size: int | None = None
     """Resize images to this side (data sets of image files only)."""
     augment: str = "auto"
-    """auto (what suits the data set), none, crop or crop-flip."""
+    """auto (what suits the data set), none, flip, crop or crop-flip."""
     net: str = "small"
     """Net; `eaves nets` lists them. Also timm:NAME, torchvision:NAME, FILE.py:NAME."""
     stem: str | None = None
     """imagenet or cifar, for nets that have the choice."""
     cut: str | None = None
     """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one."""
-    bottleneck: int | None = None
-    """Narrow the features at the cut to this many channels, by a learned 1x1 layer."""
-    exit: str = "conv"
-    """Head that answers on the edge: conv, linear or mlp."""
+    bottleneck: int | str | None = None
+    """Narrow the features at the cut by learned layers: to so many channels (8), or to channels x
+    height x width (2x4x4)."""
+    exit: str = "auto"
+    """Head that answers on the edge: conv, linear, mlp; auto: mlp for methods that hide, conv for
+    all others."""
     codec: str = "int8+zstd"
     """How features travel: fp32 fp16 bf16 int8 int4 int2 int1, then +zstd or +range.
     int8:channel has a range for each channel, int2:tensor one for all."""
@@ -64,13 +81,13 @@ class TrainConfig:
     """How gradients travel back in split."""
     link: str = "unlimited"
     """3g, 4g, wifi, unlimited, or UP[/DOWN] in Mbit/s; then ,delay=50ms ,jitter=5ms ,loss=1%."""
-    send: str = "every-epoch"
-    """every-epoch; or once: the edge trains first, then sends a single time (hierarchical), or
-    inputs are sent a single time (full-cloud)."""
+    send: str = "auto"
+    """every-epoch; once: the edge trains first, then sends a single time, or inputs are sent a
+    single time (full-cloud); auto: once for methods that hide, every-epoch for all others."""
     copies: int = 1
     """With --send once: how many differently augmented copies of each example are sent."""
     cloud_epochs: int | None = None
-    """With --send once: epochs of the cloud over what it received; by default --epochs."""
+    """With --send once, and methods that hide: epochs of the cloud; by default --epochs."""
     edge_slowdown: float = 1.0
     """The edge device takes this many times as long as this machine."""
     epochs: int = 10
@@ -79,8 +96,10 @@ class TrainConfig:
     """Stop after this many batches, to measure speed."""
     batch_size: int = 128
     """Examples in a batch."""
-    lr: float = 0.1
-    """Highest learning rate of the one-cycle schedule."""
+    optimiser: str = "auto"
+    """sgd, adam, or auto: adam for methods that hide, sgd for all others."""
+    lr: float | None = None
+    """Highest learning rate of the one-cycle schedule; by default 0.1 for sgd, 0.002 for adam."""
     seed: int = 0
     """Of weights, order, augmentation and link."""
     precision: str = "fp32"
@@ -91,6 +110,8 @@ class TrainConfig:
     """CPU threads for each side."""
     checkpoint_s: float = 60.0
     """Seconds between checkpoints."""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    """What the cloud shall not learn, and how that is hidden: the table `[privacy]`."""
     compare: str = ""
     """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with
     commas between, where a variant is a codec or `once`: full-cloud,full-cloud:png,split."""
@@ -102,30 +123,57 @@ class TrainConfig:
             expect_choice(self, name)
         for name in ("epochs", "batch_size", "copies", "threads"):
             expect_at_least(self, name, 1)
-        for name in ("train_samples", "max_steps", "bottleneck", "cloud_epochs", "image_size"):
+        for name in ("train_samples", "max_steps", "cloud_epochs", "image_size"):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, 1)
         expect_between(self, "edge_slowdown", 1, 1e4)
-        expect_between(self, "lr", 1e-9, 1e3)
+        if self.lr is not None:
+            expect_between(self, "lr", 1e-9, 1e3)
         expect_between(self, "checkpoint_s", 0, 1e9)
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"expected a seed from 0 to {2**31 - 1}, got {self.seed}")
+        self._check_bottleneck()
         self._check_combinations()
+        self._check_hiding()
         self.link_spec()
 
     def _check_combinations(self) -> None:
-        if self.send == "once" and self.method not in ("hierarchical", "full-cloud"):
+        if self.send == "once" and self.method not in _ONCE:
             raise ConfigError(
-                f"--send once is for hierarchical and full-cloud; {self.method} sends nothing "
-                "or needs an answer to every batch"
+                f"--send once is for {', '.join(_ONCE)}; {self.method} sends nothing or needs an "
+                "answer to every batch"
             )
-        if self.send == "every-epoch" and (self.copies > 1 or self.cloud_epochs is not None):
-            raise ConfigError("--copies and --cloud-epochs need --send once")
+        if self.copies > 1 and not self.sends_once:
+            raise ConfigError("--copies needs --send once")
+        if self.cloud_epochs is not None and not (self.sends_once or self.method in HIDING):
+            raise ConfigError("--cloud-epochs needs --send once")
         if self.copies > (self.cloud_epochs or self.epochs):
             raise ConfigError(
                 f"{self.copies} copies need as many epochs of the cloud or more, "
                 f"got {self.cloud_epochs or self.epochs}"
             )
+
+    def _check_bottleneck(self) -> None:
+        if self.bottleneck is not None and parse_bottleneck(self.bottleneck)[0] < 1:
+            raise ConfigError(
+                f"expected a --bottleneck of 1 channel or more, got {self.bottleneck}"
+            )
+
+    def _check_hiding(self) -> None:
+        if self.method in HIDING and not self.privacy.attributes:
+            raise ConfigError(
+                f"{self.method} hides private attributes: name them, as in --private Male"
+            )
+        if self.privacy.keep_training and (self.sends_once or self.method not in HIDING):
+            raise ConfigError(
+                f"--keep-training is for --send every-epoch and {', '.join(HIDING)}: with one "
+                "release of each example there is nothing to go on learning for"
+            )
+
+    @property
+    def sends_once(self) -> bool:
+        """Whether every example travels a single time."""
+        return self.send == "once" or (self.send == "auto" and self.method in HIDING)
 
     def link_spec(self) -> LinkSpec:
         """Return the link that ``link`` names."""
@@ -133,8 +181,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as TOML and JSON take them."""
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        return {k: v for k, v in values.items() if v is not None}
+        return _given(asdict(self))
 
     def hash(self) -> str:
         """Return a digest of all that the result depends on.
@@ -151,7 +198,12 @@ class TrainConfig:
         >>> parse_config(TrainConfig(epochs=3).to_toml(), "-").epochs
         3
         """
-        return "".join(f"{k} = {_toml(v)}\n" for k, v in self.to_dict().items())
+        values = self.to_dict()
+        tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+        text = "".join(f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables)
+        for name, table in tables.items():
+            text += f"\n[{name}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in table.items())
+        return text
 
 
 def expect_at_least(config: object, name: str, least: int) -> None:
@@ -198,6 +250,12 @@ def resumed_config(folder: Path) -> TrainConfig:
 def parse_config(text: str, source: str) -> TrainConfig:
     """Read TOML; ``source`` is named in errors. Unknown keys and wrong types are errors."""
     return from_toml(TrainConfig, text, source)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what is set, as TOML and JSON have it."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
+    return {k: _given(v) if isinstance(v, dict) else v for k, v in plain.items()}
 
 
 def _toml(value: object) -> str:

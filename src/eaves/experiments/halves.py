@@ -15,6 +15,7 @@ from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import Job, build_job, build_method, wire_of
 from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
 from eaves.experiments.config import TrainConfig, load_config
+from eaves.experiments.phases import AugmentedInputs
 from eaves.experiments.settings import from_values
 from eaves.methods.setup import Method
 from eaves.network.half import Accepts, Half
@@ -33,6 +34,8 @@ class Origin:
     bundle: Path | None = None
     accuracy: Mapping[str, Any] | None = None
     """What the bundle's halves had when it was written; None before training."""
+    augment: str = "auto"
+    """What suits the data, as an untrained bundle says."""
 
 
 def open_origin(path: Path) -> Origin:
@@ -54,6 +57,7 @@ def open_origin(path: Path) -> Origin:
                 session=str(manifest["session"]),
                 bundle=folder,
                 accuracy=manifest["accuracy"],
+                augment=str(manifest.get("augment", "auto")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the manifest of {folder} is damaged: {error!r}") from error
@@ -88,8 +92,9 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
             "full-cloud normalises inputs in the cloud, which does not know their mean here: make "
             "a bundle where the data is, with `eaves bundle`, and start from it"
         )
-    method, cut = build_method(config, interface)
-    terms = terms_of(config, interface, method, cut)
+    built = build_method(config, interface)
+    method = built.method
+    terms = terms_of(config, interface, method, built.cut)
     assert method.cloud is not None  # _refuse has seen to it
     assert method.cloud_predictor is not None
     load_weights(origin, "cloud", method.cloud_modules)
@@ -98,8 +103,11 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
         dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
         classes=len(interface.classes),
     )
+    learner = method.cloud
+    if config.sends_once and config.method == "full-cloud":
+        learner = AugmentedInputs(learner, _augment(origin), config.seed)
     half = Half(
-        learner=method.cloud,
+        learner=learner,
         predictor=method.cloud_predictor,
         accepts=accepts,
         reply_codec=wire_of(config).reply_codec,
@@ -107,8 +115,19 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
     return half, replace(method, edge_modules={}), terms
 
 
-def edge_job(origin: Origin) -> tuple[Job, Terms]:
-    """Build the edge half and its data; the cloud's half is not kept.
+def _augment(origin: Origin) -> str:
+    """Return how inputs that travel once are augmented in the cloud."""
+    names = [name for name in (origin.config.augment, origin.augment) if name != "auto"]
+    if not names:
+        raise ConfigError(
+            "full-cloud --send once augments in the cloud, which does not know what suits the "
+            "data: name an --augment, or start from a bundle that `eaves bundle` has made"
+        )
+    return names[0]
+
+
+def edge_job(origin: Origin, *, trains: bool = True) -> tuple[Job, Terms]:
+    """Build the edge half and its data, to train with or to answer; the cloud's half is not kept.
 
     Raises:
         ConfigError: a combination that cannot work, or data that the bundle is not for.
@@ -116,7 +135,7 @@ def edge_job(origin: Origin) -> tuple[Job, Terms]:
         StateError: the bundle does not hold the edge's half.
     """
     _refuse(origin.config)
-    job = build_job(origin.config)
+    job = build_job(origin.config, secret=True, trains=trains)
     ours, theirs = job.dataset.interface, origin.interface
     if theirs is not None and (ours.input_shape, ours.classes) != (
         theirs.input_shape,
@@ -148,6 +167,7 @@ def terms_of(
         "input_shape": list(interface.input_shape),
         "feature_shape": list(shape),
         "classes": list(interface.classes),
+        **({"send": "once"} if config.sends_once else {}),
     }
 
 
@@ -188,7 +208,8 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
     job = build_job(config)
-    facts = facts_of_terms(config, terms_of(config, job.dataset.interface, job.method, job.cut))
+    terms = terms_of(config, job.dataset.interface, job.method, job.cut)
+    facts = {**facts_of_terms(config, terms), "augment": job.augment}
     sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
     write_bundle(folder, sides, facts, session=new_session())
 
@@ -196,5 +217,3 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
 def _refuse(config: TrainConfig) -> None:
     if config.method == "full-edge":
         raise ConfigError("full-edge sends nothing: train it with `eaves train`, on the device")
-    if config.send != "every-epoch":
-        raise ConfigError("--send once is for `eaves train`; a network run sends every epoch")

@@ -99,7 +99,7 @@ def infer(
         raise ConfigError("expected a bundle to answer with, got a configuration: train it first")
     set_up(origin.config.threads)
     rule = rule_of(config, origin.bundle)
-    job, _ = edge_job(origin)
+    job, _ = edge_job(origin, trains=False)
     record = InferRecord(
         rule=None if rule is None else _name_of(rule),
         threshold=None if rule is None else rule.threshold,

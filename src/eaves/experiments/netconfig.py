@@ -51,6 +51,9 @@ class ServeConfig:
     """Uploads of as many different edges are learnt from in one step, at most."""
     checkpoint_s: float = 10.0
     """Seconds between checkpoints. Edges keep what they sent until it is in one."""
+    store_mb: float = 16_000.0
+    """With --send once: uploads that are kept to be learnt from again take this many MB
+    (10^6 bytes) on disk at most."""
     max_message_mb: float = 64.0
     """Largest message that is taken, in MB (10^6 bytes)."""
     max_edges: int = 1000
@@ -79,6 +82,7 @@ class ServeConfig:
         for name in ("merge", "max_edges", "max_queries", "threads"):
             expect_at_least(self, name, 1)
         expect_between(self, "checkpoint_s", 0, _MOST)
+        expect_between(self, "store_mb", _LEAST, _MOST)
         expect_between(self, "max_message_mb", _LEAST, _MOST_MESSAGE_MB)
         for name in ("uploads_per_s", "mb_per_s"):
             if getattr(self, name) is not None:

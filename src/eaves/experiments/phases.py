@@ -1,8 +1,9 @@
 """The phases of a run: which halves take part, on which batches, for how many steps.
 
 =============  =======================================================================
-every epoch    ``train``: edge and cloud at once
-once           ``edge``: the edge trains alone (hierarchical only);
+every epoch    ``edge``: the edge trains alone (methods that hide);
+               ``train``: edge and cloud at once
+once           ``edge``: the edge trains alone (not full-cloud);
                ``send``: every example travels, and the cloud learns from it as it comes;
                ``cloud``: the cloud learns on from its store
 =============  =======================================================================
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eaves.core.optimise import Optimised
-from eaves.core.roles import Batch, CloudLearner, Losses, Upload
+from eaves.core.roles import Batch, CloudLearner, EdgeLearner, Losses, Upload
 from eaves.data.augment import augment_named, crop_flip
 from eaves.data.batches import batches
 from eaves.experiments.build import Job
@@ -41,24 +42,50 @@ class Phase:
     start: Callable[[int, Totals, threading.Event], Events]
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class EdgePhase:
+    """Steps of an edge learner, on one pass over the data for each of ``augments``."""
+
+    name: str
+    edge: EdgeLearner
+    augments: list[str]
+    steps: int
+
+    def batches(self, job: Job, first: int = 0) -> Iterator[Batch]:
+        """Return the batches of all steps from ``first`` on."""
+        return _stream(job, self.augments, first, self.steps)
+
+
+def edge_phases(job: Job) -> list[EdgePhase]:
+    """Return the phases that an edge takes part in, in order; in the last it sends."""
+    config, method = job.config, job.method
+    sender = method.sender or method.edge
+    alone = EdgePhase(
+        name="edge", edge=method.edge, augments=_augments(job, job.edge_steps), steps=job.edge_steps
+    )
+    if config.sends_once:
+        whole = config.method == "full-cloud"
+        copies = ["none"] + [job.augment] * (0 if whole else config.copies - 1)
+        sent = min(len(copies) * job.epoch_steps, job.cloud_steps)
+        sends = EdgePhase(name="send", edge=sender, augments=copies, steps=sent)
+        return [sends] if whole else [alone, sends]
+    edge = sender if method.edge_first else method.edge
+    steps = job.cloud_steps
+    sends = EdgePhase(name="train", edge=edge, augments=_augments(job, steps), steps=steps)
+    return [alone, sends] if method.edge_first else [sends]
+
+
 def phases_of(job: Job, store: Store | None) -> list[Phase]:
     """Return the phases of a run in order; ``store`` is needed where uploads are sent once."""
-    method, augment = job.method, job.augment
-    every = _augments(job)
-    if store is None:
-        return [_pipelined(job, "train", every, job.edge_steps, method.cloud, None)]
-    assert method.cloud is not None
-    cloud, phases = method.cloud, []
-    if job.config.method == "full-cloud":
-        cloud = AugmentedInputs(cloud, augment, job.config.seed)
-        copies = ["none"]
-    else:
-        phases = [_pipelined(job, "edge", every, job.edge_steps, None, None)]
-        copies = ["none"] + [augment] * (job.config.copies - 1)
-    sent = min(len(copies) * job.epoch_steps, job.cloud_steps)
-    phases.append(_pipelined(job, "send", copies, sent, cloud, store))
-    if job.cloud_steps > sent:
-        phases.append(_replayed(job, job.cloud_steps - sent, cloud, store))
+    *before, sends = edge_phases(job)
+    cloud = job.method.cloud
+    if store is not None and job.config.method == "full-cloud" and cloud is not None:
+        cloud = AugmentedInputs(cloud, job.augment, job.config.seed)
+    phases = [_pipelined(job, alone, None, None) for alone in before]
+    phases.append(_pipelined(job, sends, cloud, store))
+    if store is not None and cloud is not None and job.cloud_steps > sends.steps:
+        phases.append(_replayed(job, job.cloud_steps - sends.steps, cloud, store))
     return phases
 
 
@@ -83,36 +110,26 @@ class AugmentedInputs(CloudLearner):
 
 
 def _pipelined(
-    job: Job,
-    name: str,
-    augments: list[str],
-    steps: int,
-    cloud: CloudLearner | None,
-    store: Store | None,
+    job: Job, phase: EdgePhase, cloud: CloudLearner | None, store: Store | None
 ) -> Phase:
-    """Run the edge on one pass over the data for each of ``augments``, ``steps`` at most."""
-    sends_only = name == "send"
-    edge = job.method.sender if sends_only and job.method.sender else job.method.edge
+    """Run a phase of the edge, and the cloud at once where one is given."""
 
     def start(first_step: int, totals: Totals, stop: threading.Event) -> Events:
         keep = store.append if store is not None else None
-        pipeline = Pipeline(edge, cloud, job.wire, totals, keep=keep)
-        stream = _stream(job, augments, first_step, steps)
+        pipeline = Pipeline(phase.edge, cloud, job.wire, totals, keep=keep)
         return pipeline.run(
-            stream, stop=stop, first_step=first_step, checkpoint_s=job.config.checkpoint_s
+            phase.batches(job, first_step),
+            stop=stop,
+            first_step=first_step,
+            checkpoint_s=job.config.checkpoint_s,
         )
 
-    return Phase(name, steps, start)
+    return Phase(phase.name, phase.steps, start)
 
 
-def training_batches(job: Job, first: int) -> Iterator[Batch]:
-    """Return the batches that training takes from step ``first`` on."""
-    return _stream(job, _augments(job), first, job.edge_steps)
-
-
-def _augments(job: Job) -> list[str]:
+def _augments(job: Job, steps: int) -> list[str]:
     """Return the augmentation of every pass over the data, the last of which may be cut short."""
-    return [job.augment] * (job.edge_steps // job.epoch_steps + 1)
+    return [job.augment] * (steps // job.epoch_steps + 1)
 
 
 def _stream(job: Job, augments: list[str], first: int, last: int) -> Iterator[Batch]:

@@ -6,7 +6,8 @@ from typing import final
 
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.config import expect_at_least, expect_between, expect_choice
+from eaves.experiments.config import HIDING, expect_at_least, expect_between, expect_choice
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.planner.devices import DEVICES
 from eaves.planner.phases import INFERENCE, TRAINING
 from eaves.planner.profile import INPUT, Profile
@@ -56,9 +57,10 @@ class ProfileConfig:
     """Codecs of inputs for full-cloud: raw, png, jpeg, with commas between; raw by default."""
 
     def __post_init__(self) -> None:
-        for name in ("exit", "precision"):
-            if getattr(self, name) is not None:
-                expect_choice(self, name)
+        if self.exit is not None:
+            expect_choice(self, "exit", ("conv", "linear", "mlp"))
+        if self.precision is not None:
+            expect_choice(self, "precision")
         for name, least in (("batch_size", 2), ("classes", 2)):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, least)
@@ -174,6 +176,8 @@ class PlanConfig:
     """How far the accuracy after the --probe may stay below full-cloud's, in [0, 1]."""
     probe: int | None = None
     """Train every method at every cut that the other limits leave, for this many batches."""
+    private: str = ""
+    """PriPHiT: attributes to hide, with commas between, for --probe and --write-config."""
     adversaries: int = 2
     """PriPHiT: adversarial exits."""
     group: int = 4
@@ -204,6 +208,7 @@ class PlanConfig:
         self._check_combinations()
         self.link_spec()
         self.power()
+        self.privacy()
 
     def _check_methods(self) -> None:
         """Raise a :class:`ConfigError` for a wrong name, before anything is measured."""
@@ -224,6 +229,9 @@ class PlanConfig:
             raise ConfigError("--max-drop compares with full-cloud: add it to --methods")
         if self.shared_link and self.fleet is None:
             raise ConfigError("--shared-link is that of a --fleet: say of how many edges")
+        hiding = [method for method in methods if method in HIDING]
+        if self.probe is not None and hiding and not self.privacy().attributes:
+            raise needs_private(hiding[0])
 
     def link_spec(self) -> LinkSpec:
         """Return the link that ``link`` names."""
@@ -232,6 +240,10 @@ class PlanConfig:
     def choices(self) -> Choices:
         """Return what some methods have besides a cut and a codec."""
         return Choices(adversaries=self.adversaries, group=self.group, components=self.components)
+
+    def privacy(self) -> PrivacyConfig:
+        """Return what a method that hides does, where it differs from the defaults."""
+        return PrivacyConfig(private=self.private, adversaries=self.adversaries)
 
     def power(self) -> Power | None:
         """Return the watts of the edge, where they are known."""
@@ -261,6 +273,14 @@ class PlanConfig:
             accuracy=self.min_accuracy,
             accuracy_drop=self.max_drop,
         )
+
+
+def needs_private(method: str) -> ConfigError:
+    """Return the error of a plan that trains ``method`` and does not know what to hide."""
+    return ConfigError(
+        f"{method} hides private attributes: name them to the plan with --private, as in "
+        "--private Male"
+    )
 
 
 def _known_place(place: str) -> None:

@@ -7,8 +7,9 @@ from typing import final
 
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
-from eaves.experiments.config import CHOICES, TrainConfig
-from eaves.experiments.planconfig import THIS, PlanConfig, ProfileConfig, words
+from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.planconfig import THIS, PlanConfig, ProfileConfig, needs_private, words
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.planner.devices import DEVICES, preset, slowed
 from eaves.planner.profile import INPUT, Profile, load_profile
 from eaves.planner.scenario import Candidate, Scenario
@@ -183,18 +184,15 @@ def train_config_of(
     """Return the training run that ``way`` is.
 
     Raises:
-        ConfigError: no data are named to train on, or `eaves train` does not know the method.
+        ConfigError: no data are named to train on, or no attributes to a method that hides them.
     """
     subject = scenario.edge.subject
     if settings.data is None:
         raise ConfigError("training needs data: name them to the plan with --data")
     if config.inference:
         raise ConfigError("`eaves train` trains: plan without --inference")
-    if way.method not in CHOICES["method"]:
-        raise ConfigError(
-            f"`eaves train` cannot run {way}; let the plan choose among: "
-            f"--methods {','.join(CHOICES['method'])}"
-        )
+    if way.method in HIDING and not config.privacy().attributes:
+        raise needs_private(way.method)
     fewer = config.samples is not None and config.samples < (scenario.edge.samples or 0)
     found = TrainConfig(
         method=way.method,
@@ -213,6 +211,7 @@ def train_config_of(
         device=settings.device,
         threads=settings.threads,
         edge_slowdown=max(1.0, config.edge_slowdown),
+        privacy=config.privacy() if way.method in HIDING else PrivacyConfig(),
     )
     if way.codec is None:
         return found

@@ -1,5 +1,6 @@
 """Where a run stands, on disk: begun, saved, restored."""
 
+import shutil
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -50,6 +51,11 @@ def begin(job: Job) -> Position:
     for old in ("checkpoint/checkpoint.json", "record.json"):
         (job.config.out / old).unlink(missing_ok=True)
     return Position("", 0, Totals())
+
+
+def forget(job: Job) -> None:
+    """Remove the checkpoint of a run that is complete: it holds the key of the noise, if any."""
+    shutil.rmtree(job.config.out / "checkpoint", ignore_errors=True)
 
 
 def restore(job: Job) -> Position:

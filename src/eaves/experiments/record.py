@@ -44,6 +44,8 @@ class RunRecord:
     bytes: dict[str, float | None]
     memory: dict[str, int]
     complete: bool
+    privacy: dict[str, Any] | None = None
+    """What was hidden, by which noise, and what that proves; None where nothing was."""
     network: dict[str, Any] | None = None
     """How the run went over a network; None where the link was emulated."""
 
@@ -69,7 +71,7 @@ def record_of(
         data=config.data,
         codec=job.wire.codec.name if sends else None,
         link=config.link,
-        send=config.send,
+        send="once" if config.sends_once else "every-epoch",
         epochs=config.epochs,
         steps=steps,
         samples=totals.samples,
@@ -91,6 +93,7 @@ def record_of(
             "cloud_peak_bytes": totals.cloud_peak_bytes,
         },
         complete=complete,
+        privacy=job.privacy,
     )
 
 

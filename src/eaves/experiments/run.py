@@ -80,7 +80,7 @@ def run(
 
 @contextmanager
 def _store(job: Job, position: Position) -> Iterator[Store | None]:
-    if job.config.send != "once":
+    if not job.config.sends_once:
         yield None
         return
     with closing(Store(job.config.out / "store", keep=position.stored)) as store:

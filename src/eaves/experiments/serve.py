@@ -14,6 +14,7 @@ from eaves import __version__
 from eaves.core.switching import quick_switching
 from eaves.errors import ConfigError, EavesError
 from eaves.experiments.bundle import write_bundle
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
 from eaves.experiments.netconfig import ServeConfig, parse_address
 from eaves.network.counts import Counts
@@ -21,6 +22,7 @@ from eaves.network.credentials import Gate
 from eaves.network.group import Group, find_group
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Ledger
+from eaves.network.lessons import Lessons, Rounds
 from eaves.network.metrics import Metrics
 from eaves.network.server import Limits, Server, Service
 from eaves.network.trainer import Trainer
@@ -68,7 +70,7 @@ def serve(
     set_up(config.threads)
     with quick_switching(), closing(find_group()) as group, ExitStack() as stack:
         service = _Service(origin, config, group)
-        stack.callback(service.keeper.close)
+        stack.callback(service.close)
         port = service.start(gate, credentials)
         stack.callback(service.end)
         if config.metrics:
@@ -96,17 +98,22 @@ class _Service:
                 f"--merge {config.merge} is for methods that send nothing back; "
                 f"{origin.config.method} replies to every upload"
             )
+        self._lessons = _lessons(origin.config, config, group)
+        half = replace(half, lessons=self._lessons)
         folder = config.out / "checkpoint"
         self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
-        self.trainer = Trainer(
-            half,
-            self.keeper,
-            group,
-            edges=config.edges,
-            merge=config.merge,
-            max_queries=config.max_queries,
-            session=origin.session,
-        )
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
+            self.trainer = Trainer(
+                half,
+                self.keeper,
+                group,
+                edges=config.edges,
+                merge=config.merge,
+                max_queries=config.max_queries,
+                session=origin.session,
+            )
+            on_error.pop_all()
         self.worker = _Worker(self.trainer)
         self._server: Server | None = None
         self._written = False
@@ -132,9 +139,15 @@ class _Service:
         self.worker.end()
         self._server.stop()
 
+    def close(self) -> None:
+        """Close what is on disk, when nobody works any more."""
+        self.keeper.close()
+        if self._lessons is not None:
+            self._lessons.close()
+
     def write_when_trained(self) -> None:
         """Leave a bundle as soon as all edges have trained to their end."""
-        if not self._written and self.trainer.accounts().all_durable(self._config.edges):
+        if not self._written and _trained(self.trainer, self._config):
             self.write()
 
     def write(self) -> None:
@@ -175,6 +188,33 @@ class _Worker(threading.Thread):
             self.join()
 
 
+def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons | None:
+    """Return what uploads are kept in that travel once; None where they are learnt from once."""
+    copies = 1 if train.method == "full-cloud" else train.copies
+    epochs = train.cloud_epochs or train.epochs
+    if not train.sends_once or epochs == copies:
+        return None
+    if group.size > 1:
+        raise ConfigError(
+            "uploads that travel once are kept, and learnt from again, by one process: start "
+            "`eaves serve` without torchrun, or train with --send every-epoch"
+        )
+    rounds = Rounds(
+        folder=config.out / "store",
+        limit_bytes=int(config.store_mb * _MB),
+        epochs=epochs,
+        copies=copies,
+        max_steps=train.max_steps,
+        seed=train.seed,
+    )
+    return Lessons(rounds)
+
+
+def _trained(trainer: Trainer, config: ServeConfig) -> bool:
+    """Return whether all edges have trained to their end, and the cloud on what it has kept."""
+    return trainer.accounts().all_durable(config.edges) and not trainer.left
+
+
 def _limits(config: ServeConfig) -> Limits:
     return Limits(
         max_message_bytes=int(config.max_message_mb * _MB),
@@ -193,7 +233,7 @@ class _Done:
 
     def now(self, trainer: Trainer) -> bool:
         """Whether the service may end; to be asked regularly."""
-        if not (self._config.exit_when_done and trainer.accounts().all_durable(self._config.edges)):
+        if not (self._config.exit_when_done and _trained(trainer, self._config)):
             return False
         if trainer.counts.queries != self._queries or trainer.connected():
             self._queries, self._quiet_since = trainer.counts.queries, monotonic()

@@ -6,7 +6,7 @@ Imports no torch.
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
@@ -138,6 +138,9 @@ def _types(cls: "type[DataclassInstance]") -> dict[str, tuple[type, ...]]:
 
 def _typed(key: str, allowed: tuple[type, ...], value: object, source: str) -> Any:
     """Return a value of TOML as one of the types in ``allowed``, or raise."""
+    for nested in allowed:
+        if is_dataclass(nested):  # a table
+            return from_values(nested, value, f"{source}, [{key}]")
     if Path in allowed and isinstance(value, str):
         value = Path(value)
     if type(value) is int and not -(2**63) <= value < 2**63:  # as TOML has it

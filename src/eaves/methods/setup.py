@@ -11,9 +11,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from eaves.core.net import SplitNet, StagedNet, output_shape, split_at, with_bottleneck
+from eaves.core.bottleneck import with_bottleneck
+from eaves.core.net import SplitNet, StagedNet, output_shape, split_at
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import CloudLearner, CloudPredictor, EdgeLearner, EdgePredictor, Losses
+from eaves.core.specs import parse_bottleneck
+from eaves.errors import ConfigError
+from eaves.privacy.mechanisms import Mechanism
+from eaves.privacy.sources import Keyed
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Hiding:
+    """What an edge hides from the cloud, and by which means."""
+
+    mechanism: Mechanism
+    """Bounds and noises what is sent, in training and in inference."""
+    source: Keyed
+    """Of the noise of what is sent in training; the cloud must not know its key."""
+    answer_source: Keyed
+    """Of the noise in inference, another one: the same noise twice would cancel out."""
+    attributes: Mapping[str, int]
+    """The classes of each private attribute."""
+    loss: str = "uniform"
+    """What adversaries are driven to: see :mod:`eaves.methods.adversaries`."""
+    weight: float = 1.0
+    """Of what the defences still see, against the loss of the task."""
+    adversaries: int = 2
+    """For each private attribute."""
+    adversary_steps: int = 1
+    """That adversaries take for each step of the edge part."""
+    ramp_steps: int = 0
+    """After half of which the weight rises from 0, and is reached at their end."""
+    restart_steps: int = 0
+    """After so many, one adversary begins anew; 0: none ever."""
+    keeps_training: bool = False
+    """The edge part goes on learning while it sends."""
 
 
 @final
@@ -26,19 +60,29 @@ class Setup:
     input_shape: tuple[int, ...]
     classes: int
     cut: str
-    bottleneck: int | None
+    bottleneck: int | str | None
     exit: str
     edge_schedule: OneCycle
     cloud_schedule: OneCycle
     device: torch.device
+    hiding: Hiding | None = None
 
     def split(self) -> SplitNet:
         """Divide the net, with the bottleneck if one is wanted; the edge part takes raw inputs."""
         split = split_at(self.net, self.cut)
         if self.bottleneck is not None:
             shape = output_shape(split.edge, self.input_shape)
-            split = with_bottleneck(split, shape, self.bottleneck)
+            bounded = self.hiding is not None
+            split = with_bottleneck(split, shape, self.bottleneck, ends_open=bounded)
         return SplitNet(nn.Sequential(self.normalise, split.edge), split.cloud, split.cut)
+
+    def feature_shape(self) -> tuple[int, ...]:
+        """Return the shape, without the batch, of what crosses the cut."""
+        shape = output_shape(split_at(self.net, self.cut).edge, self.input_shape)
+        if self.bottleneck is None:
+            return shape
+        channels, side = parse_bottleneck(self.bottleneck)
+        return (channels, *(side or shape[1:]))
 
     def whole(self) -> nn.Module:
         """Return the whole net on raw inputs."""
@@ -57,7 +101,16 @@ class Method:
     edge_modules: Mapping[str, nn.Module]
     cloud_modules: Mapping[str, nn.Module]
     sender: EdgeLearner | None = None
-    """The edge that sends without learning, where the method can send once."""
+    """The edge that sends what it has learnt to, where the method can send once."""
+    edge_first: bool = False
+    """The edge learns alone, before anything is sent."""
+
+
+def hiding_of(setup: Setup) -> Hiding:
+    """Return what is to be hidden; raises :class:`ConfigError` where nothing is."""
+    if setup.hiding is None:
+        raise ConfigError("this method hides private attributes: name them with --private")
+    return setup.hiding
 
 
 @final

@@ -10,7 +10,7 @@ from eaves.nets.foreign import foreign_net, is_foreign
 from eaves.nets.mobilevit import mobilevit_xxs
 from eaves.nets.own import is_own, own_net
 from eaves.nets.resnet import STEMS, resnet18, resnet20, resnet34, resnet56
-from eaves.nets.small import small
+from eaves.nets.small import compact, small
 from eaves.nets.vgg import vgg11, vgg16
 
 
@@ -36,6 +36,12 @@ NETS: dict[str, NetEntry] = {
     "small": NetEntry(
         build=small,
         about="three convolutions, for 8x8 digits and quick trials",
+        source="ours",
+    ),
+    "compact": NetEntry(
+        build=compact,
+        smallest_side=16,
+        about="five convolutions, for photographs of 64x64 on a CPU",
         source="ours",
     ),
     "vgg11": NetEntry(

@@ -1,17 +1,18 @@
 """Queries to a cloud: features up, logits down, within a deadline."""
 
-from typing import Final, final
+from typing import Any, Final, final
 
 import grpc
+from google.protobuf.message import Message
 from torch import Tensor
 
 from eaves.codecs.base import decode
 from eaves.errors import PayloadError
 from eaves.network.channel import Target, connect
 from eaves.network.credentials import explain
-from eaves.network.eaves_pb2 import Answer, Query
+from eaves.network.eaves_pb2 import Answer, Query, StatusReply, StatusRequest
 from eaves.network.refusals import FATAL, RefusedError
-from eaves.network.wire import INFER, PROTOCOL, pack, unpack
+from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
 _LARGEST_BYTES: Final = 16 * 2**20  # of an answer
 
@@ -32,6 +33,7 @@ class CloudClient:
         self._target, self._session = target, session
         self._channel = connect(target)
         self._infer = self._channel.unary_unary(INFER, pack, unpack(Answer))
+        self._status = self._channel.unary_unary(STATUS, pack, unpack(StatusReply))
 
     def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
         """Return the cloud's logits (B, K) for encoded features.
@@ -42,8 +44,19 @@ class CloudClient:
             RefusedError: the cloud refuses this edge or its bundle.
         """
         query = Query(protocol=PROTOCOL, session=self._session, payload=payload)
+        answer = self._called(self._infer, query, timeout_s)
+        return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
+
+    def steps_left(self, *, timeout_s: float) -> int:
+        """Return how many steps the cloud still learns from uploads that it keeps.
+
+        0 before all edges have sent their last. Raises as :meth:`ask` does.
+        """
+        return int(self._called(self._status, StatusRequest(), timeout_s).steps_left)
+
+    def _called(self, method: Any, request: Message, timeout_s: float) -> Any:
         try:
-            answer = self._infer(query, timeout=timeout_s, metadata=self._target.metadata)
+            reply = method(request, timeout=timeout_s, metadata=self._target.metadata)
         except grpc.RpcError as error:
             details = explain(error) or error.details() or error.code().name
             if error.code() in FATAL:
@@ -51,9 +64,9 @@ class CloudClient:
                     f"the cloud at {self._target.address} refuses: {details}"
                 ) from error
             raise NoAnswerError(details) from error
-        if answer is None:
+        if reply is None:
             raise PayloadError(f"what came from {self._target.address} is no answer")
-        return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
+        return reply
 
     def close(self) -> None:
         """End the connection."""

@@ -52,12 +52,15 @@ class Checkpoints:
         elif turns[0].settled > self.settled:
             self._settle(self._handed_in)
 
-    def plan(self, turns: list[Turn]) -> bool:
-        """Decide whether a checkpoint begins in the next turn; only rank 0 decides."""
+    def plan(self, turns: list[Turn], *, ahead: bool) -> bool:
+        """Decide whether a checkpoint begins in the next turn; only rank 0 decides.
+
+        ``ahead``: the weights have changed without an upload.
+        """
         if self._group.rank == 0:
             wanted = any(turn.wanted for turn in turns)
             # What the others of a group have done since is not known here.
-            behind = wanted or self._group.size > 1 or self._register.behind()
+            behind = wanted or ahead or self._group.size > 1 or self._register.behind()
             self.begin_next = behind and self._keeper.due(wanted=wanted)
         return self.begin_next
 

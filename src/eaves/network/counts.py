@@ -16,6 +16,8 @@ class Counts:
     bytes_in: int = 0
     steps: int = 0
     step_s: float = 0.0
+    again: int = 0
+    """Steps from uploads that are kept."""
     step_uploads: int = 0
     """Uploads in the last step: how full it was."""
     queries: int = 0

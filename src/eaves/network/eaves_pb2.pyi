@@ -101,20 +101,22 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("protocol", "version", "session", "terms", "steps", "edges")
+    __slots__ = ("protocol", "version", "session", "terms", "steps", "edges", "steps_left")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_LEFT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     session: str
     terms: str
     steps: int
     edges: _containers.RepeatedCompositeFieldContainer[EdgeStatus]
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., session: _Optional[str] = ..., terms: _Optional[str] = ..., steps: _Optional[int] = ..., edges: _Optional[_Iterable[_Union[EdgeStatus, _Mapping]]] = ...) -> None: ...
+    steps_left: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., session: _Optional[str] = ..., terms: _Optional[str] = ..., steps: _Optional[int] = ..., edges: _Optional[_Iterable[_Union[EdgeStatus, _Mapping]]] = ..., steps_left: _Optional[int] = ...) -> None: ...
 
 class EdgeStatus(_message.Message):
     __slots__ = ("name", "applied", "durable", "connected", "finished")

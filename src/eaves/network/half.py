@@ -14,6 +14,7 @@ from torch import Tensor
 from eaves.codecs.base import LIMIT_BYTES, Codec
 from eaves.core.roles import CloudLearner, CloudPredictor
 from eaves.errors import PayloadError
+from eaves.network.lessons import Lessons
 
 _LARGEST: Final = 1e9  # of a feature: the running variance of a layer is not to overflow for ever
 
@@ -64,3 +65,5 @@ class Half:
     predictor: CloudPredictor
     accepts: Accepts
     reply_codec: Codec
+    lessons: Lessons | None = None
+    """Where uploads travel once, and are learnt from more often."""

@@ -1,25 +1,34 @@
 """One step of the cloud half, together with the processes of its group."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from eaves.codecs.contract import Buffer
 from eaves.core.optimise import Optimised
-from eaves.core.roles import CloudLearner, Upload
+from eaves.core.roles import Upload
+from eaves.core.state import State
 from eaves.errors import DivergedError, EavesError
 from eaves.network.group import Group
+from eaves.network.half import Half
 from eaves.runtime.meters import Smoothed
 
 
 @final
 class Learning:
-    """Steps of ``learner``, each on what all processes of ``group`` have at hand."""
+    """Steps of the learner of ``half``, each on what all processes of ``group`` have at hand.
 
-    def __init__(self, learner: CloudLearner, group: Group):
-        self._learner, self._group = learner, group
+    Nothing can be learnt before :meth:`load_state`.
+    """
+
+    def __init__(self, half: Half, group: Group):
+        self._learner, self._lessons, self._group = half.learner, half.lessons, group
         self.figures, self.total_steps = Smoothed(), 0
+        self.ahead = False
+        """Whether what is kept was learnt from since the last :meth:`state`."""
 
     def join(self) -> None:
         """Begin with the weights of the group's rank 0."""
@@ -27,10 +36,18 @@ class Learning:
             self._group.join(self._part)
 
     def plan(self, total_steps: int) -> None:
-        """Make the schedule this long; 0: it is not known yet."""
+        """Make the schedule this long; 0: it is not known yet, and nothing changes."""
+        if total_steps in (0, self.total_steps):
+            return
         self.total_steps = total_steps
-        if total_steps and self._part is not None:
-            self._part.schedule = replace(self._part.schedule, total_steps=total_steps)
+        if self._part is not None:
+            self._part.schedule = self._part.schedule.over(total_steps)
+
+    def plan_for(self, steps: int, *, edges: int, merge: int) -> None:
+        """Make the schedule as long as it takes to learn from so many ``steps`` of each edge."""
+        at_once = min(edges, merge * self._group.size)
+        uploads = max(1, steps * edges // at_once)
+        self.plan(uploads if self._lessons is None else self._lessons.rounds.steps(uploads))
 
     def step(self, uploads: list[Upload]) -> Tensor | None:
         """Learn from all uploads at once, or let the others of the group; return the reply.
@@ -59,6 +76,53 @@ class Learning:
             raise
         self.figures.add(losses)
         return reply
+
+    @property
+    def left(self) -> int:
+        """Steps of the schedule that remain for what is kept."""
+        if not self._lessons or self._part is None:
+            return 0
+        return max(0, self.total_steps - self._part.steps)
+
+    def again(self) -> None:
+        """Take one of the steps that are left; raises :class:`DivergedError`."""
+        assert self._lessons is not None  # something is left
+        self.ahead = True
+        self.step([self._lessons.next()])
+
+    def expect_room(self, payload: Buffer) -> None:
+        """Raise a :class:`ConfigError` where there is no room to keep an upload."""
+        if self._lessons is not None:
+            self._lessons.expect_room(len(payload))
+
+    def keep(self, payloads: Iterable[Buffer]) -> None:
+        """Keep uploads that were learnt from, where they are to be learnt from again.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if self._lessons is not None:
+            for payload in payloads:
+                self._lessons.keep(payload)
+
+    def state(self) -> State:
+        """Return the state of the learner, and of what is kept; raises :class:`StorageError`."""
+        state, self.ahead = self._learner.state(), False
+        if self._lessons is None:
+            return state
+        return replace(state, facts={**state.facts, "lessons": self._lessons.facts()})
+
+    def load_state(self, state: State | None) -> None:
+        """Go on from a state; from None, begin.
+
+        Raises:
+            StateError: it does not fit, or the disk lacks what is to be kept.
+            StorageError: the disk refuses.
+        """
+        if state is not None:
+            self._learner.load_state(state)
+        if self._lessons is not None:
+            self._lessons.open(None if state is None else state.facts.get("lessons"))
 
     def expect_finite(self) -> None:
         """Raise a :class:`DivergedError` where the weights are no longer finite."""

@@ -34,9 +34,14 @@ class Account:
     """The last upload of the run; 0 until the edge has said so."""
 
     @property
+    def end(self) -> int:
+        """The upload that ends the run; a crash may lose that its edge has said so, and gone."""
+        return self.last or self.steps
+
+    @property
     def finished(self) -> bool:
         """Whether the whole run has been learnt from."""
-        return 0 < self.last <= self.applied
+        return 0 < self.end <= self.applied
 
 
 @final
@@ -96,7 +101,7 @@ class Ledger:
         done = {
             run.edge
             for run, account in self.accounts.items()
-            if account.finished and account.durable >= account.last
+            if account.finished and account.durable >= account.end
         }
         return len(done) >= edges
 

@@ -28,6 +28,7 @@ class TrainerFigures(Collector):
             ("samples", "Examples learnt from.", counts.samples),
             ("upload_bytes", "Bytes of payloads that arrived.", counts.bytes_in),
             ("steps", "Training steps.", counts.steps),
+            ("kept_steps", "Training steps from uploads that are kept.", counts.again),
             ("step_seconds", "Seconds in training steps.", counts.step_s),
             ("queries", "Queries answered.", counts.queries),
             ("answers", "Examples answered.", counts.answered),

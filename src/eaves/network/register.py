@@ -81,6 +81,11 @@ class Register:
         with self._lock:
             return set(self._lines)
 
+    def finished(self) -> int:
+        """Return how many edges have finished a run."""
+        with self._lock:
+            return self._ledger.finished()
+
     def accounts(self) -> Ledger:
         """Return a copy of the accounts."""
         with self._lock:

@@ -234,6 +234,7 @@ class Service:
             session=self._trainer.session,
             terms=pack_terms(self._terms),
             steps=self._trainer.counts.steps,
+            steps_left=self._trainer.left,
             edges=[
                 EdgeStatus(
                     name=run.edge,

@@ -65,7 +65,7 @@ class Trainer:
         self._half, self._keeper, self._group = half, keeper, group
         self._edges, self._merge = edges, merge
         self.work, self.counts, self.session = WorkQueue(), Counts(), session
-        self._learning = Learning(half.learner, group)
+        self._learning = Learning(half, group)
         self.figures = self._learning.figures
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
@@ -79,22 +79,21 @@ class Trainer:
         found = [bool(flag) for (flag,) in self._group.gather([kept is not None])]
         if any(found) != all(found):
             raise StateError("the processes of the group see different checkpoints: share --out")
+        if kept is not None and self.session not in ("", kept.session):
+            raise StateError(
+                f"the checkpoint is of session {kept.session}, the bundle of {self.session}; "
+                "choose another --out, or remove it to start anew"
+            )
+        self._learning.load_state(None if kept is None else kept.cloud)
         if kept is None:
             session = self.session or new_session()
             self.session = self._group.gather_text(session)[0]
             if self._group.rank == 0:  # the session must not be another after a crash
                 self._keeper.save(self._kept())
-        elif self.session not in ("", kept.session):
-            raise StateError(
-                f"the checkpoint is of session {kept.session}, the bundle of {self.session}; "
-                "choose another --out, or remove it to start anew"
-            )
         else:
             self.session = kept.session
             self._register.restore(kept.ledger, kept.replies)
             self._learning.plan(kept.total_steps)
-            if kept.cloud is not None:
-                self._half.learner.load_state(kept.cloud)
         self._learning.join()
 
     # Called from the server's thread
@@ -108,8 +107,7 @@ class Trainer:
         if not self._edges:
             raise ConfigError("this cloud answers queries and does not train (--edges 0)")
         if not self._learning.total_steps:
-            at_once = min(self._edges, self._merge * self._group.size)
-            self._learning.plan(max(1, steps * self._edges // at_once))
+            self._learning.plan_for(steps, edges=self._edges, merge=self._merge)
         return self._register.open(line, steps=steps, memory_bytes=memory_bytes)
 
     def port_offset(self, run: Run) -> int:
@@ -135,6 +133,12 @@ class Trainer:
         """Return a copy of the accounts; those of other processes are as of the last checkpoint."""
         return self._register.accounts()
 
+    @property
+    def left(self) -> int:
+        """Steps that are left for uploads that are kept; 0 until all edges have finished."""
+        left = self._learning.left
+        return left if left and 0 < self._edges <= self._register.finished() else 0
+
     def stop(self) -> None:
         """Let :meth:`run` do what waits, write a checkpoint, and return.
 
@@ -153,15 +157,18 @@ class Trainer:
             StorageError: the last checkpoint could not be written.
         """
         with closing(self._opener):
-            busy = True
+            busy, again = True, False
             while True:
-                self.work.wait(self._patience_s(busy=busy))
+                self.work.wait(0.0 if again else self._patience_s(busy=busy))
                 self._answers.give(self.work.take_queries(self._answers.most))
                 uploads = self.work.take_uploads(1 if self._suspects else self._merge)
                 self._suspects = max(0, self._suspects - len(uploads))
                 turns = self._take_turns(len(uploads))
                 if busy := any(turn.uploads for turn in turns):
                     self._learn(uploads)
+                if again := not (busy or self._stopping.is_set()) and self.left > 0:
+                    self._learning.again()
+                    self.counts.again += 1
                 self._keep(turns)
                 if any(turn.stopping for turn in turns):
                     self.stop()
@@ -189,8 +196,7 @@ class Trainer:
             total_steps=self._learning.total_steps,
         )
         turns = [Turn(*figures) for figures in self._group.gather(turn)]
-        if (steps := max(turn.total_steps for turn in turns)) != self._learning.total_steps:
-            self._learning.plan(steps)
+        self._learning.plan(max(turn.total_steps for turn in turns))
         return turns
 
     def _learn(self, uploads: list[UploadWork]) -> None:
@@ -209,6 +215,7 @@ class Trainer:
         content = self._encoded(reply, [work for work, _ in fresh])
         self.counts.step_s += perf_counter() - started
         self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
+        self._learning.keep(work.payload for work, _ in fresh)
         for work, upload in fresh:
             self._register.apply(work, samples=len(upload.labels), reply=content)
             self.counts.uploads += 1
@@ -228,6 +235,7 @@ class Trainer:
                 raise OutOfOrderError(
                     f"upload {work.seq} follows {work.follows}, but {applied} was the last here"
                 )
+            self._learning.expect_room(work.payload)
             return self._opener.open(work)
         except EavesError as error:
             self._refuse(work, error)
@@ -270,7 +278,7 @@ class Trainer:
             if self._group.rank == 0:
                 writing = self._checkpoints.begin(self._kept())
                 writing.add_done_callback(lambda _: self.work.wake())
-        elif self._checkpoints.plan(turns):
+        elif self._checkpoints.plan(turns, ahead=self._learning.ahead):
             self.work.wake()
 
     def _kept(self) -> Kept:
@@ -279,6 +287,6 @@ class Trainer:
             session=self.session,
             total_steps=self._learning.total_steps,
             ledger=self._register.accounts(),
-            cloud=self._half.learner.state(),
+            cloud=self._learning.state(),
             replies=self._register.replies(),
         )

@@ -16,10 +16,11 @@ Pipelined over the batches, as the runtime does it, an epoch takes the first bat
 sent after the edge has learned from it, and then, for each other batch, the longest of edge, link
 and cloud; split learning has nothing to overlap.
 
-Edge memory, in bytes, with P weights, k = 3 copies of each (weight, gradient, momentum), A what
-autograd keeps of one example, and B the batch: 4 k (P(E) + P(X)) + B (A(E) + A(X)) + B |x|. A
-measured peak may be lower, since gradients come as activations go, or higher, since operations need
-room of their own. What a part holds that is not trained, such as running statistics, is added once.
+Edge memory, in bytes, with P weights, k = 3 copies of each (weight, gradient, momentum; 4 in
+PriPHiT, which trains by Adam), A what autograd keeps of one example, and B the batch:
+4 k (P(E) + P(X)) + B (A(E) + A(X)) + B |x|. A measured peak may be lower, since gradients come as
+activations go, or higher, since operations need room of their own. What a part holds that is not
+trained, such as running statistics, is added once.
 """
 
 from collections.abc import Sequence

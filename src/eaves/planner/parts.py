@@ -9,7 +9,8 @@ from eaves.errors import ConfigError, unknown
 from eaves.planner.profile import INPUT, CodecCost, Stage, reply_to
 from eaves.planner.scenario import Scenario
 
-_COPIES = 3  # weight, gradient, momentum: the runtime trains by SGD with momentum
+SGD, ADAM = 3, 4
+"""Copies of each weight in training: itself, its gradient, and what the optimiser keeps of it."""
 _FLOAT_BYTES = 4
 
 
@@ -36,10 +37,13 @@ class Part:
         return self.forward_s + self.backward_s + self.update_s
 
 
-def part_of(stages: Sequence[Stage], batch_size: int, *, linked: bool = False) -> Part:
+def part_of(
+    stages: Sequence[Stage], batch_size: int, *, linked: bool = False, copies: int = SGD
+) -> Part:
     """Add up ``stages``; ``linked`` where the gradient goes on to what lies before them.
 
-    Where it does not, it ends at the first stage that has weights.
+    Where it does not, it ends at the first stage that has weights. ``copies`` of each weight are
+    held in training: :data:`SGD` or :data:`ADAM`.
 
     Raises:
         ConfigError: the stages have no times.
@@ -57,7 +61,7 @@ def part_of(stages: Sequence[Stage], batch_size: int, *, linked: bool = False) -
         update_s=sum(t.update.median_s for t in times),
         infer_s=sum(t.infer.median_s for t in times),
         infer_macs=batch_size * sum(stage.forward_macs for stage in stages),
-        state_bytes=_COPIES * weights + buffers,
+        state_bytes=copies * weights + buffers,
         weight_bytes=weights + buffers,
         kept_bytes=sum(s.kept_fixed_bytes + batch_size * s.kept_bytes for s in stages),
         widest_bytes=max((_FLOAT_BYTES * batch_size * s.values for s in stages), default=0.0),
@@ -66,13 +70,16 @@ def part_of(stages: Sequence[Stage], batch_size: int, *, linked: bool = False) -
 
 @final
 class Parts:
-    """The parts that a cut makes of a net in a scenario; without a cut, the whole of it."""
+    """The parts that a cut makes of a net in a scenario; without a cut, the whole of it.
 
-    def __init__(self, scenario: Scenario, cut: str | None):
+    ``copies`` of each weight are held in training, as :func:`part_of` has it.
+    """
+
+    def __init__(self, scenario: Scenario, cut: str | None, *, copies: int = SGD):
         names = [stage.name for stage in scenario.edge.stages]
         if cut is not None and cut not in names[:-1]:
             raise unknown("cut", cut, names[:-1])
-        self._scenario, self.cut = scenario, cut
+        self._scenario, self.cut, self._copies = scenario, cut, copies
         self._i = 0 if cut is None else names.index(cut) + 1
 
     @property
@@ -102,20 +109,23 @@ class Parts:
 
     def edge(self) -> Part:
         """Return the edge part, trained by its exit or by a gradient that comes back."""
-        return part_of(self._scenario.edge.stages[: self._i], self.batch_size)
+        return self._part(self._scenario.edge.stages[: self._i])
 
     def exit(self, *, linked: bool = True) -> Part:
         """Return the exit; ``linked`` where its gradient goes on into the edge part."""
         assert self.cut is not None
-        return part_of([self._scenario.edge.exits[self.cut]], self.batch_size, linked=linked)
+        return self._part([self._scenario.edge.exits[self.cut]], linked=linked)
 
     def cloud(self, *, linked: bool = False) -> Part:
         """Return the cloud part; ``linked`` where the gradient by the features is wanted."""
-        return part_of(self._scenario.cloud.stages[self._i :], self.batch_size, linked=linked)
+        return self._part(self._scenario.cloud.stages[self._i :], linked=linked)
 
     def whole_edge(self) -> Part:
         """Return the whole net on the edge."""
-        return part_of(self._scenario.edge.stages, self.batch_size)
+        return self._part(self._scenario.edge.stages)
+
+    def _part(self, stages: Sequence[Stage], *, linked: bool = False) -> Part:
+        return part_of(stages, self.batch_size, linked=linked, copies=self._copies)
 
     def codec(self, name: str | None) -> tuple[CodecCost, CodecCost]:
         """Return the figures of a codec for what is sent, on the edge and in the cloud."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import final
 
 from eaves.errors import ConfigError
-from eaves.planner.parts import Part, Parts
+from eaves.planner.parts import ADAM, SGD, Part, Parts
 from eaves.planner.scenario import Candidate, Scenario
 
 _FLOAT_BYTES = 4
@@ -114,12 +114,13 @@ def _split(scenario: Scenario, candidate: Candidate) -> Spent:
 
 
 def _priphit(scenario: Scenario, candidate: Candidate) -> Spent:
-    """Train the edge against its adversaries (stage 1), then send once (stage 2, our default).
+    """Train the edge against its adversaries in all epochs (stage 1), then send (stage 2).
 
+    What is sent in stage 2 is sent once (the default), or anew in each of as many epochs again.
     An adversary has the shape of the exit. In each step of the edge part the adversaries learn
     first, on the features without their gradient; then their loss goes back into the edge part.
     """
-    parts = _divided(scenario, candidate)
+    parts = _divided(scenario, candidate, copies=ADAM)
     edge, exit_, choices = parts.edge(), parts.exit(), scenario.choices
     out, back = parts.codec(candidate.codec)
     step_s = parts.exit(linked=False).step_s
@@ -142,10 +143,10 @@ def _priphit(scenario: Scenario, candidate: Candidate) -> Spent:
     return [alone, *_sent(scenario, candidate, sending, cloud)], held
 
 
-def _divided(scenario: Scenario, candidate: Candidate) -> Parts:
+def _divided(scenario: Scenario, candidate: Candidate, *, copies: int = SGD) -> Parts:
     if candidate.cut is None:
         raise ConfigError(f"{candidate.method} divides the net: name a cut")
-    return Parts(scenario, candidate.cut)
+    return Parts(scenario, candidate.cut, copies=copies)
 
 
 def _learning_bytes(part: Part) -> float:
@@ -178,7 +179,7 @@ TRAINING: dict[str, Callable[[Scenario, Candidate], Spent]] = {
 }
 """Methods by the phases of their training."""
 ONCE = ("hierarchical", "full-cloud", "priphit")
-"""Those that can send once; PriPHiT does nothing else."""
+"""Those that can send once."""
 
 
 # Inference: one phase.

@@ -182,9 +182,7 @@ def candidates(
 
 
 def _sends(method: str, *, inference: bool) -> Sequence[str]:
-    if inference or method not in ONCE:
-        return ("every-epoch",)
-    return ("once",) if method == "priphit" else ("every-epoch", "once")
+    return ("every-epoch",) if inference or method not in ONCE else ("every-epoch", "once")
 
 
 def rows_of(

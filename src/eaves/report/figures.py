@@ -135,6 +135,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure in the format of its ending; raises :class:`StorageError`."""
+    write_atomically(path, figure_bytes(figure, path.suffix[1:]))
+
+
+def figure_bytes(figure: "Figure", kind: str) -> bytes:
+    """Return a figure as a file of that kind: png, pdf or svg."""
     buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=120)
-    write_atomically(path, buffer.getvalue())
+    figure.savefig(buffer, format=kind, dpi=120)
+    return buffer.getvalue()

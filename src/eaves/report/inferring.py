@@ -103,7 +103,7 @@ def show_calibration(
     origin = with_data(open_origin(source), data, data_root)
     if origin.bundle is None:
         raise ConfigError("expected a bundle to calibrate, got a configuration: train it first")
-    job, _ = edge_job(origin)
+    job, _ = edge_job(origin, trains=False)
     with _cloud(origin, config) as cloud:
         try:
             scored = score(

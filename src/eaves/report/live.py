@@ -1,5 +1,6 @@
-"""Live progress of a run in the terminal: one line for the edge, one for the cloud."""
+"""Live progress in the terminal: of a run, one line for the edge and one for the cloud."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -15,7 +16,9 @@ _LOG_EVERY_S = 30.0
 
 @final
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """How far something is."""
+
     name: str
     done: int
     total: int
@@ -55,23 +58,34 @@ class Live:
             self._bars.stop()
 
     def show(self, event: PhaseProgress) -> None:
-        """Bring the lines up to date."""
-        lines = _lines(event, self._title)
+        """Bring the lines of a run up to date."""
+        self.draw(_lines(event, self._title))
+
+    def draw(self, lines: Sequence[Line]) -> None:
+        """Bring lines up to date; those of other names stay as they are."""
         if self._console.is_terminal:
             for line in lines:
-                self._draw(line)
+                self._draw_bar(line)
         elif monotonic() - self._logged_at > _LOG_EVERY_S:
             self._logged_at = monotonic()
             text = "; ".join(f"{x.name} {x.done}/{x.total} {x.figures}" for x in lines)
             self._console.out(text, highlight=False)
 
-    def _draw(self, line: _Line) -> None:
+    def clear(self) -> None:
+        """Take all bars away: something else begins."""
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks.clear()
+
+    def _draw_bar(self, line: Line) -> None:
         if line.name not in self._tasks:
             self._tasks[line.name] = self._bars.add_task(line.name, total=line.total, figures="")
-        self._bars.update(self._tasks[line.name], completed=line.done, figures=line.figures)
+        self._bars.update(
+            self._tasks[line.name], total=line.total, completed=line.done, figures=line.figures
+        )
 
 
-def _lines(event: PhaseProgress, title: str) -> list[_Line]:
+def _lines(event: PhaseProgress, title: str) -> list[Line]:
     progress, lines = event.progress, []
     if event.phase != "train":
         title = f"{title}, {event.phase}:"
@@ -85,10 +99,10 @@ def _lines(event: PhaseProgress, title: str) -> list[_Line]:
     return lines
 
 
-def _line(event: PhaseProgress, name: str, steps: int, figures: list[str]) -> _Line:
+def _line(event: PhaseProgress, name: str, steps: int, figures: list[str]) -> Line:
     done = event.first_step + steps
     epoch = f"epoch {min(done, event.steps - 1) // event.epoch_steps + 1}"
-    return _Line(name, done, event.steps, ", ".join([epoch, *figures]))
+    return Line(name, done, event.steps, ", ".join([epoch, *figures]))
 
 
 def _figures(figures: dict[str, float]) -> list[str]:

@@ -43,8 +43,8 @@ def _row(record: Record, baseline: Record | None) -> list[str]:
     per_sample = record["bytes"]["per_sample_up"]
     busy = [time[f"{side}_busy_s"] / time["wall_s"] for side in ("edge", "link", "cloud")]
     return [
-        _rate(record["accuracy"]["cloud"]),
-        _rate(record["accuracy"]["exit"]),
+        rate_text(record["accuracy"]["cloud"]),
+        rate_text(record["accuracy"]["exit"]),
         f"{seconds:.2f} s",
         "" if record is baseline else saved,
         bytes_text(record["bytes"]["up"] / epochs),
@@ -86,7 +86,8 @@ def _caption(records: Mapping[str, Record]) -> str:
     )
 
 
-def _rate(rate: Mapping[str, float] | None) -> str:
+def rate_text(rate: Mapping[str, float] | None) -> str:
+    """Return a rate of a record in percent, with half its interval; a dash where there is none."""
     if rate is None:
         return "-"
     half = (rate["high"] - rate["low"]) / 2

@@ -20,6 +20,7 @@ from eaves.errors import StateError
 from eaves.runtime.files import write_atomically
 
 _INDEX = "checkpoint.json"
+_MODE = 0o600  # the state of an edge that hides holds the key of its noise
 
 
 def save_checkpoint(
@@ -37,7 +38,7 @@ def save_checkpoint(
         # Named by content: steps alone repeat from phase to phase, and the previous checkpoint
         # must not be overwritten before the index is.
         file = f"{name}-{digest[:16]}.safetensors"
-        write_atomically(folder / file, content)
+        write_atomically(folder / file, content, mode=_MODE)
         entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
     index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
     write_atomically(folder / _INDEX, json.dumps(index, indent=1).encode())

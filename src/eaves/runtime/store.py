@@ -38,7 +38,7 @@ class Store:
                 self._data = opened.enter_context((folder / "uploads.bin").open("a+b"))
                 self._index = opened.enter_context((folder / "uploads.idx").open("a+b"))
                 self._ends = self._first(keep, folder)
-                self._data.truncate(self._size())
+                self._data.truncate(self.size_bytes)
                 self._index.truncate(keep * _LENGTH.itemsize)
                 opened.pop_all()
         except OSError as error:
@@ -47,6 +47,11 @@ class Store:
     def __len__(self) -> int:
         return len(self._ends)
 
+    @property
+    def size_bytes(self) -> int:
+        """All payloads together."""
+        return self._ends[-1] if self._ends else 0
+
     def append(self, payload: bytes) -> None:
         """Add one payload at the end."""
         try:
@@ -54,7 +59,7 @@ class Store:
             self._index.write(np.array([len(payload)], dtype=_LENGTH).tobytes())
         except OSError as error:
             raise StorageError(f"cannot store an upload: {error.strerror}") from error
-        self._ends.append(self._size() + len(payload))
+        self._ends.append(self.size_bytes + len(payload))
 
     def flush(self) -> None:
         """Force what was appended to the disk."""
@@ -113,9 +118,6 @@ class Store:
                 "it is damaged or belongs to another run"
             )
         return ends
-
-    def _size(self) -> int:
-        return self._ends[-1] if self._ends else 0
 
 
 def _generator(*seeds: int) -> np.random.Generator:

@@ -1,0 +1,1 @@
+"""Measurements of what hiding costs and what it hides, on faces."""

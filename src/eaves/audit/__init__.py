@@ -1,0 +1,1 @@
+"""Attacks: attempts to learn from what leaves the edge what should stay there."""

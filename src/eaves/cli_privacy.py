@@ -1,0 +1,58 @@
+"""The commands about what the cloud could read; cli.py says how commands are made."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, final
+
+import tyro
+
+from eaves.experiments.auditconfig import AuditConfig
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Attack a bundle, to see how well the cloud could read private attributes in what is sent.
+
+    The attacker is the cloud, and more: it has the edge part's weights, knows the bound and the law
+    of the noise, gets the task labels, and has labelled examples of its own.
+
+    Exit code 0: the limit holds, or none is stated. 3: an attack was above --max-attack. 4: the
+    audit is broken, for labels that belong to nobody were read. 130: interrupted; what was found is
+    printed and kept. 1 and 2 as everywhere: the world is in the way, a mistake in the command.
+    """
+
+    source: tyro.conf.Positional[Path]
+    """Bundle with the edge's half, or the folder of the run that left it."""
+    settings: Annotated[AuditConfig, tyro.conf.arg(name="")] = field(default_factory=AuditConfig)
+    json: bool = False
+    """Print all that was found as one line of JSON, and no tables."""
+
+    def run(self) -> int:
+        """Attack, print, and return the exit code."""
+        from eaves.report.auditing import show_audit
+
+        return show_audit(self.source, self.settings, as_json=self.json)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one page about runs and their audits: HTML with all in it, to open or to hand on.
+
+    Task accuracy against the best attack, all attacks, images before and after, what the noise
+    proves, what it costs the device, and how to repeat each run.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that these are in. Audits are looked for in `audit` in each."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    """Write the page here."""
+    no_gallery: bool = False
+    """Leave out all images of examples, so that the page can be handed on."""
+
+    def run(self) -> int:
+        """Read the runs, write the page, and return the exit code."""
+        from eaves.report.page import write_page
+
+        return write_page(self.folders, self.out, gallery=not self.no_gallery)

@@ -1,0 +1,83 @@
+"""What an audit tries: frozen, checked. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from eaves.errors import ConfigError, unknown
+
+QUICK = ("labels", "attribute", "decoder")
+ATTACKS = (*QUICK, "optimisation", "gan")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """One audit of a bundle."""
+
+    data: str | None = None
+    """Data set of victims and attacker, where it is not that of the bundle: faces:Smiling."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    private: str = ""
+    """Attributes to be read, with commas between; by default those that the bundle hides."""
+    attacks: str = "quick"
+    """all, quick (labels,attribute,decoder), or some of: labels, attribute, decoder, optimisation,
+    gan."""
+    known: int = 12_000
+    """Examples of the attacker's own, with private labels: at most so many of the training set, and
+    as many as there are of the validation set."""
+    releases: int = 1
+    """How often each victim is sent, with fresh noise: the attacker takes the mean."""
+    searched: int = 200
+    """Victims whose images are searched for by optimisation and gan."""
+    half_width: float | None = None
+    """How far the interval of a rate may extend to each side, as in 0.02: too few victims for it are
+    refused, and it is said how many are needed. By default any number will do."""
+    max_attack: float | None = None
+    """The limit for the best attacker's rate: above it, the exit code is 3."""
+    effort: float = 1.0
+    """Rounds of every attacker, times this; above 1 also the time that ends it."""
+    seed: int = 0
+    """Of noise, attackers' weights and order."""
+    threads: int = 1
+    """CPU threads."""
+    gallery: int = 6
+    """Victims whose reconstructions are kept beside the figures, on this machine; 0: none."""
+    out: Path | None = None
+    """Folder for audit.json and the gallery; by default `audit` beside the bundle."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("known", 100, 10**9),
+            ("releases", 1, 10**4),
+            ("searched", 2, 10**9),
+            ("half_width", 1e-4, 0.49),
+            ("effort", 1e-3, 1e3),
+            ("seed", 0, 2**31 - 1),
+            ("threads", 1, 1024),
+            ("gallery", 0, 100),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"expected --{flag} from {low:g} to {high:g}, got {value!r}")
+        if self.max_attack is not None and not 0 < self.max_attack <= 1:
+            raise ConfigError(f"expected --max-attack from 0 to 1, got {self.max_attack}")
+        if not self.wanted:
+            raise ConfigError(f"name an attack in --attacks: all, quick, {', '.join(ATTACKS)}")
+        for name in self.wanted:
+            if name not in ATTACKS:
+                raise unknown("attack", name, ("all", "quick", *ATTACKS))
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The attacks by name."""
+        if self.attacks in ("all", "quick"):
+            return ATTACKS if self.attacks == "all" else QUICK
+        return tuple(name.strip() for name in self.attacks.split(",") if name.strip())
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The private attributes that are named."""
+        return tuple(name.strip() for name in self.private.split(",") if name.strip())

@@ -1,0 +1,225 @@
+"""What a bundle exposes: its edge half, the features it sends, and the attacker's own examples.
+
+Dimension key:  N examples   R releases of each   ... the shape of the features
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from eaves.audit.knowledge import Exposure, Known, Victims
+from eaves.audit.scene import Pictures, Scene, WhiteBox
+from eaves.codecs.base import Codec
+from eaves.core.roles import PrivateLabels
+from eaves.data.load import DATASETS, load_dataset
+from eaves.data.source import Source, subset
+from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.build import build_method, wire_of
+from eaves.experiments.bundle import read_manifest
+from eaves.experiments.config import TrainConfig
+from eaves.experiments.halves import load_weights, open_origin
+from eaves.privacy.bounds import Clip
+from eaves.privacy.mechanisms import Mechanism
+from eaves.privacy.sources import Keyed
+
+_AT_ONCE = 256
+_ANY_WIDTH = 0.49
+_OPEN = Mechanism(bound=Clip(1e30), law="none", scale=0.0)  # a method that shields nothing
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """Raw inputs, what the edge part makes of them before any shield, and labels."""
+
+    images: Tensor
+    features: Tensor
+    labels: Tensor
+    private: PrivateLabels
+
+
+@final
+class Subject:
+    """A trained bundle, opened by an attacker who has everything but the noise.
+
+    Raises:
+        ConfigError: nothing is sent, no private attribute is named, or the data are of another
+            shape.
+        DataError: the data set is missing or damaged.
+        StateError: the bundle is damaged.
+    """
+
+    def __init__(self, source: Path, config: AuditConfig):
+        origin = open_origin(source)
+        if origin.bundle is None:
+            raise ConfigError(f"expected a bundle, or the folder of a run, got {source}")
+        self.folder, self.config, self._audit = origin.bundle, _of(origin.config, config), config
+        if self.config.method in ("full-edge", "full-cloud"):
+            what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
+            raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
+        if not self.config.privacy.attributes:
+            raise ConfigError("name what an attacker would like to know, as in --private Male")
+        self.dataset = load_dataset(
+            self.config.data,
+            root=self.config.data_root,
+            image_size=self.config.image_size,
+            private=self.config.privacy.attributes,
+        )
+        interface = origin.interface or self.dataset.interface
+        if interface.input_shape != self.dataset.train.input_shape:
+            raise ConfigError(
+                f"the bundle is for inputs {interface.input_shape}; {self.config.data} has inputs "
+                f"{self.dataset.train.input_shape}"
+            )
+        built = build_method(replace(origin.config, device="cpu"), interface)
+        load_weights(origin, "edge", built.method.edge_modules)
+        self.edge: nn.Module = built.method.edge_modules["edge"]
+        self.mechanism = _OPEN if built.hiding is None else built.hiding.mechanism
+        self.codec: Codec = wire_of(self.config).codec
+        self._origin = origin
+
+    @property
+    def shields(self) -> bool:
+        """Whether the method does anything to features before they leave."""
+        return self.mechanism is not _OPEN
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the bundle."""
+        config, manifest = self.config, read_manifest(self.folder)
+        return {
+            **{name: getattr(config, name) for name in ("method", "net", "bottleneck", "data")},
+            **{name: getattr(config, name) for name in ("codec", "train_samples", "seed")},
+            "cut": manifest["cut"],
+            "accuracy": self._origin.accuracy,
+            "law": self.mechanism.law,
+            "scale": self.mechanism.scale,
+            "privacy": manifest.get("privacy"),
+            "classes": list(self.dataset.classes),
+            "terms": DATASETS[config.data.partition(":")[0]].terms,
+            "session": self._origin.session,
+            "folder": str(self.folder),
+        }
+
+    def cloud_for(self, attribute: str) -> nn.Module:
+        """Return the cloud part as new, with an answer for each class of ``attribute``."""
+        classes = self.dataset.private_classes[attribute]
+        interface = replace(self.dataset.interface, classes=classes)
+        seeded = replace(self._origin.config, seed=self._audit.seed, device="cpu")
+        return build_method(seeded, interface).method.cloud_modules["cloud"]
+
+    def attacker(self) -> Examples:
+        """Return the attacker's examples: of the training and the validation set."""
+        chosen = subset(len(self.dataset.train), min(self._audit.known, len(self.dataset.train)))
+        found = [self._examples(self.dataset.train, chosen)]
+        if self.dataset.valid is not None:
+            most = min(self._audit.known, len(self.dataset.valid))
+            found.append(self._examples(self.dataset.valid, subset(len(self.dataset.valid), most)))
+        return found[0] if len(found) == 1 else _together(found)
+
+    def victims(self) -> Examples:
+        """Return the test set."""
+        return self._examples(self.dataset.test, torch.arange(len(self.dataset.test)))
+
+    def _examples(self, source: Source, rows: Tensor) -> Examples:
+        images, features, labels, private = [], [], [], []
+        edge = self.edge.eval()
+        for rows_B in torch.split(rows, _AT_ONCE):
+            batch = source.fetch(rows_B)
+            assert batch.private is not None  # load_dataset was asked for it
+            with torch.no_grad():
+                features.append(edge(batch.inputs).float())
+            images.append(batch.inputs)
+            labels.append(batch.labels)
+            private.append(batch.private.labels_BA)
+        return Examples(
+            images=torch.cat(images),
+            features=torch.cat(features),
+            labels=torch.cat(labels),
+            private=PrivateLabels(torch.cat(private), self.dataset.private),
+        )
+
+    def sent(self, features: Tensor) -> Tensor:
+        """Return what the cloud decodes for features (N, ...), all releases: (N, R, ...)."""
+        source = Keyed.from_seed(self._audit.seed)
+        decoded = [
+            self.codec.decode(self.codec.encode(self.mechanism.release(z, source)))
+            for _ in range(self._audit.releases)
+            for z in torch.split(features, _AT_ONCE)
+        ]
+        return torch.cat(decoded).reshape(self._audit.releases, *features.shape).transpose(0, 1)
+
+
+def exposure_of(
+    subject: Subject, attribute: str, known: Examples, victims: Examples, config: AuditConfig
+) -> Exposure:
+    """Return one attribute as the cloud could see it."""
+    return Exposure(
+        attribute=attribute,
+        known=Known(
+            features=subject.mechanism.bounded(known.features),
+            labels=known.labels,
+            private=known.private.of(attribute),
+        ),
+        victims=Victims(
+            features=subject.sent(victims.features),
+            labels=victims.labels,
+            private=victims.private.of(attribute),
+        ),
+        mechanism=subject.mechanism,
+        half_width=config.half_width or _ANY_WIDTH,
+    )
+
+
+def unshielded(exposure: Exposure, known: Examples, victims: Examples) -> Exposure:
+    """Return the same with the features as they are before bound, noise and codec."""
+    return replace(
+        exposure,
+        known=replace(exposure.known, features=known.features),
+        victims=replace(exposure.victims, features=victims.features.unsqueeze(1)),
+        mechanism=_OPEN,
+    )
+
+
+def scene_of(subject: Subject, exposure: Exposure, known: Examples, victims: Examples) -> Scene:
+    """Return the same as images, for attacks that rebuild them."""
+    return Scene(
+        attribute=exposure.attribute,
+        known=_pictures(known, exposure.attribute),
+        victims=_pictures(victims, exposure.attribute),
+        features=exposure.victims.features,
+        box=WhiteBox(subject.edge, subject.mechanism, releases=exposure.victims.releases),
+    )
+
+
+def _pictures(examples: Examples, attribute: str) -> Pictures:
+    return Pictures(
+        images=examples.images, labels=examples.labels, private=examples.private.of(attribute)
+    )
+
+
+def _of(config: TrainConfig, audit: AuditConfig) -> TrainConfig:
+    """Return the bundle's configuration with the data and attributes of the audit."""
+    private = audit.private or config.privacy.private
+    base = config.data.partition(":")[0]  # as in --data faces: the bundle's own task on them
+    return replace(
+        config,
+        data=audit.data if audit.data and audit.data != base else config.data,
+        data_root=audit.data_root or config.data_root,
+        privacy=replace(config.privacy, private=private),
+    )
+
+
+def _together(parts: list[Examples]) -> Examples:
+    return Examples(
+        images=torch.cat([part.images for part in parts]),
+        features=torch.cat([part.features for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        private=PrivateLabels(
+            torch.cat([part.private.labels_BA for part in parts]), parts[0].private.names
+        ),
+    )

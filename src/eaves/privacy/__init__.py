@@ -1,0 +1,1 @@
+"""Bounds, noise, where the noise comes from, and what a release costs."""

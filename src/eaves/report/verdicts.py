@@ -1,0 +1,216 @@
+"""What an audit found, in words and in cells, for the terminal and for the page.
+
+All of it is read from ``audit.json``, as a mapping. Imports no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from eaves.core.units import seconds_text
+from eaves.report.tables import rate_text
+
+Record = Mapping[str, Any]
+
+ATTACK_HEADS = (
+    "attack",
+    "accuracy %",
+    "balanced %",
+    "chance %",
+    "own examples",
+    "rounds",
+    "time",
+)
+REBUILT_HEADS = (
+    "rebuilt by",
+    "SSIM",
+    "a mean image's",
+    "PSNR dB",
+    "a mean image's",
+    "attribute %",
+    "victims",
+    "time",
+)
+KINDS = {"sent": "from what is sent", "before_noise": "before the noise"}
+"""What images are rebuilt from, in the order in which it is shown."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table."""
+
+    cells: tuple[str, ...]
+    best: bool = False
+    beside: bool = False
+    """It is there to be compared with, and no attack on what is sent."""
+
+
+def attack_rows(found: Record) -> list[Row]:
+    """Return a line for each attack on one attribute, then the upper bound and the control."""
+    best = found["verdict"] and found["verdict"]["best"]
+    rows = [
+        Row(cells=_attack_cells(attack_name(finding), finding), best=finding == best)
+        for finding in found["findings"]
+    ]
+    if found["unshielded"]:
+        upper = max(found["unshielded"], key=lambda finding: finding["rate"]["value"])
+        cells = _attack_cells(f"no shield: {attack_name(upper)}", upper)
+        rows.append(Row(cells=cells, beside=True))
+    if found["control"]:
+        finding = found["control"]["finding"]
+        cells = _attack_cells(f"control, shuffled labels: {attack_name(finding)}", finding)
+        rows.append(Row(cells=cells, beside=True))
+    return rows
+
+
+def attack_name(finding: Record) -> str:
+    """Return who reads the attribute, and from what.
+
+    >>> attack_name({"attack": "decoder", "attacker": "originals"})
+    'decoder, reader taught by originals'
+    """
+    if finding["attack"] == "labels":
+        return "the task label alone"
+    if finding["attack"] == "attribute":
+        return str(finding["attacker"])
+    return f"{finding['attack']}, reader taught by {finding['attacker']}"
+
+
+def _attack_cells(name: str, finding: Record) -> tuple[str, ...]:
+    effort = finding["effort"]
+    return (
+        name,
+        rate_text(finding["rate"]),
+        rate_text(finding["balanced"]),
+        f"{100 * finding['majority']:.1f}, {100 * finding['balanced_chance']:.1f}",
+        f"{effort['known']:,}",
+        f"{effort['rounds']:,}",
+        seconds_text(effort["time_s"]),
+    )
+
+
+def rebuilt_rows(found: Record) -> list[Row]:
+    """Return a line for each attack that rebuilt images, from what is sent and before the noise."""
+    return [
+        Row(cells=_rebuilt_cells(kind, results[kind]), beside=kind != "sent")
+        for results in found["reconstructions"]
+        for kind in KINDS
+        if kind in results
+    ]
+
+
+def _rebuilt_cells(kind: str, result: Record) -> tuple[str, ...]:
+    likeness, mean = result["likeness"], _mean_image(result)
+    read = result["read"]
+    return (
+        f"{result['attack']}, {KINDS[kind]}",
+        _score(likeness["ssim"], 3),
+        _score(mean["ssim"], 3),
+        _score(likeness["psnr_db"], 2),
+        _score(mean["psnr_db"], 2),
+        rate_text(read and read["rate"]),
+        f"{likeness['ssim']['n']:,}",
+        seconds_text(result["effort"]["time_s"]),
+    )
+
+
+def _mean_image(result: Record) -> Record:
+    """Return how like the victims the better mean image is: of all, or of each task label."""
+    means: list[Record] = [result["mean_image"]]
+    if result["mean_image_of_label"]:
+        means.append(result["mean_image_of_label"])
+    return max(means, key=lambda likeness: float(likeness["ssim"]["value"]))
+
+
+def _score(score: Record, digits: int) -> str:
+    return f"{score['value']:.{digits}f} ±{(score['high'] - score['low']) / 2:.{digits}f}"
+
+
+def verdict_text(attribute: str, found: Record) -> str:
+    """Return what all attacks on one attribute come to, in a sentence or two."""
+    verdict = found["verdict"]
+    if verdict is None:
+        return f"No attack on {attribute} was ended."
+    best, chosen = verdict["best"], verdict["chosen"]
+    text = (
+        f"Best of {_times(verdict['attempts'], 'attack')}: {attack_name(best)!r} reads {attribute} "
+        f"at {_rate(best['rate'])} (n = {best['rate']['n']:,}); chance {100 * best['majority']:.1f}"
+        f" %; {_limit_text(verdict)}."
+    )
+    if not best["beats_chance"]:
+        text += (
+            " Its interval does not lie above chance: these attacks, with this effort, failed. "
+            "Others may not."
+        )
+    if chosen != best:
+        text += (
+            f" By its own held-out examples an attacker would trust {attack_name(chosen)!r}: "
+            f"{_rate(chosen['rate'])}."
+        )
+    return text
+
+
+def _limit_text(verdict: Record) -> str:
+    if verdict["max_attack"] is None:
+        return "no limit is stated"
+    limit = f"limit {100 * verdict['max_attack']:g} %"
+    if not verdict["holds"]:
+        return f"{limit}: does not hold"
+    if verdict["surely_holds"]:
+        return f"{limit}: holds (its interval's upper end does too)"
+    return f"{limit}: holds (but its interval reaches above)"
+
+
+def control_text(found: Record) -> str:
+    """Return what the control says about the audit itself."""
+    control = found["control"]
+    if control is None:
+        return "The control with shuffled labels was not made."
+    finding = control["finding"]
+    text = (
+        f"Control: with shuffled labels {finding['attacker']!r} is right in "
+        f"{_rate(finding['rate'])}, chance is {100 * finding['majority']:.1f} %"
+    )
+    if control["sound"]:
+        return f"{text}: as it must be."
+    return f"{text}: the audit itself is broken, believe none of its figures."
+
+
+def accuracy_text(subject: Record) -> str:
+    """Return how well the bundle does its task."""
+    rates = {side: rate for side, rate in (subject["accuracy"] or {}).items() if rate}
+    if not rates:
+        return "Task accuracy is not known."
+    words = [f"{side} {_rate(rate)} (n = {rate['n']:,})" for side, rate in rates.items()]
+    return f"Task accuracy: {', '.join(words)}."
+
+
+def subject_text(subject: Record) -> str:
+    """Return what was attacked, in a line."""
+    narrow = "" if subject["bottleneck"] is None else f", bottleneck {subject['bottleneck']}"
+    noise = f"{subject['law']} noise {subject['scale']:g}"
+    shield = "no noise" if subject["law"] == "none" else noise
+    return (
+        f"{subject['method']} on {subject['data']}, {subject['net']} cut after {subject['cut']}"
+        f"{narrow}, {subject['codec']}, {shield}"
+    )
+
+
+def statement_of(privacy: Record | None) -> list[str]:
+    """Return what the noise proves and what it does not, in sentences."""
+    if privacy is None:
+        return [
+            "This method adds no noise, so there is no formal guarantee: what is sent is protected "
+            "by nothing but what attacks fail to read.",
+            "Task labels are sent in the clear.",
+        ]
+    return [str(sentence) for sentence in privacy["statement"]]
+
+
+def _rate(rate: Record) -> str:
+    return f"{100 * rate['value']:.1f} % ±{50 * (rate['high'] - rate['low']):.1f}"
+
+
+def _times(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

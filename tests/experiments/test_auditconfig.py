@@ -1,0 +1,52 @@
+"""What an audit tries: settings that mean nothing are refused, and say which flag it was."""
+
+from typing import Any
+
+import pytest
+
+from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import ATTACKS, QUICK, AuditConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"known": 99}, r"expected --known from 100 to 1e\+09, got 99"),
+        ({"releases": 0}, "expected --releases from 1 to 10000, got 0"),
+        ({"searched": 1}, "expected --searched from 2 to .*, got 1"),
+        ({"half_width": 0.0}, r"expected --half-width from 0\.0001 to 0\.49, got 0"),
+        ({"half_width": 0.5}, r"expected --half-width from 0\.0001 to 0\.49, got 0\.5"),
+        ({"half_width": float("nan")}, "expected --half-width from .*, got nan"),
+        ({"effort": 0.0}, "expected --effort from 0.001 to 1000, got 0"),
+        ({"seed": -1}, "expected --seed from 0 to .*, got -1"),
+        ({"threads": 0}, "expected --threads from 1 to 1024, got 0"),
+        ({"gallery": -1}, "expected --gallery from 0 to 100, got -1"),
+        ({"max_attack": 0.0}, r"expected --max-attack from 0 to 1, got 0\.0"),
+        ({"max_attack": 1.1}, r"expected --max-attack from 0 to 1, got 1\.1"),
+        ({"max_attack": float("nan")}, "expected --max-attack from 0 to 1, got nan"),
+        ({"attacks": "labels,decode"}, "unknown attack 'decode'; choose from: decoder, "),
+        ({"attacks": "quick,gan"}, "unknown attack 'quick,gan'|unknown attack 'quick'"),
+    ],
+)
+def test_nonsense_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AuditConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "wanted"),
+    [
+        ("quick", QUICK),
+        ("all", ATTACKS),
+        ("gan", ("gan",)),
+        (" labels , optimisation,", ("labels", "optimisation")),
+    ],
+)
+def test_attacks_by_name(attacks: str, wanted: tuple[str, ...]) -> None:
+    assert AuditConfig(attacks=attacks).wanted == wanted
+
+
+def test_all_is_more_than_quick_and_a_limit_may_be_one() -> None:
+    assert set(QUICK) < set(ATTACKS)
+    assert AuditConfig(max_attack=1).max_attack == 1
+    assert AuditConfig(private=" Male ,Young").attributes == ("Male", "Young")

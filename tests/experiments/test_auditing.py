@@ -1,0 +1,235 @@
+"""Whole audits of trained bundles: what is found, written, repeated, and what was hidden."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from eaves.audit.findings import Control, Finding, Reconstruction
+from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.auditing import AuditEvent, AuditRecord, Stage, run_audit
+from eaves.experiments.record import RunRecord
+
+Runs = Callable[[str], RunRecord]
+SHORT = AuditConfig(private="high", attacks="labels,attribute", effort=0.05, half_width=0.06)
+QUICK = replace(SHORT, attacks="quick", max_attack=0.7, gallery=4)
+METHODS = ("hierarchical", "priphit")
+
+
+def where(run: RunRecord) -> Path:
+    return Path(run.config["out"])
+
+
+def audit(run: RunRecord, config: AuditConfig) -> tuple[list[AuditEvent], AuditRecord]:
+    *events, record = run_audit(where(run), config)
+    assert isinstance(record, AuditRecord)
+    return events, record
+
+
+@pytest.fixture(scope="module")
+def audited(
+    digits_run: Runs, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[list[AuditEvent], AuditRecord, Path]]:
+    """Return a way to get the events and the record of a quick audit, made once for each run."""
+    made: dict[str, tuple[list[AuditEvent], AuditRecord, Path]] = {}
+
+    def of(method: str) -> tuple[list[AuditEvent], AuditRecord, Path]:
+        if method not in made:
+            out = tmp_path_factory.mktemp("audit")
+            made[method] = *audit(digits_run(method), replace(QUICK, out=out)), out
+        return made[method]
+
+    return of
+
+
+Audited = Callable[[str], tuple[list[AuditEvent], AuditRecord, Path]]
+
+
+# What was hidden
+
+
+def test_parity_is_kept_and_whether_a_digit_is_high_is_hidden(
+    digits_run: Runs, audited: Audited
+) -> None:
+    """The second domain, without a face.
+
+    Measured with seeds 0 to 3, 12 epochs: odd or even in the cloud 0.969 to 0.989 of 360 plain, and
+    0.939 to 0.950 hidden, 2.7 to 5.0 points below; the best attacker on "5 or more" 0.936 to 0.950
+    plain, and 0.603 to 0.622 hidden. The task's label alone tells 0.603: five of ten odd digits are
+    high, two of five even ones.
+    """
+    accuracy = {method: digits_run(method).accuracy["cloud"] for method in METHODS}
+    best = {m: audited(m)[1].attributes["high"]["verdict"]["best"]["rate"] for m in METHODS}
+    plain, hidden = (accuracy[method] for method in METHODS)
+    assert plain is not None
+    assert hidden is not None
+    assert hidden["value"] >= 0.90
+    assert plain["value"] - hidden["value"] <= 0.08
+    assert best["hierarchical"]["value"] >= 0.85
+    assert best["priphit"]["value"] <= 0.70
+    assert best["priphit"]["high"] < best["hierarchical"]["low"]
+
+
+def test_a_limit_is_held_or_not(audited: Audited) -> None:
+    assert [audited(method)[1].holds for method in METHODS] == [False, True]
+    for method in METHODS:
+        assert audited(method)[1].sound
+
+
+def test_a_codec_alone_is_no_shield(audited: Audited) -> None:
+    """What is read before the codec is read behind it, where nothing else is done."""
+    found = audited("hierarchical")[1].attributes["high"]
+    assert {finding["attacker"] for finding in found["unshielded"]} >= {"deep", "mlp"}
+    assert max(finding["rate"]["value"] for finding in found["unshielded"]) >= 0.85
+
+
+# What is written
+
+
+def strict(path: Path) -> dict[str, Any]:
+    def never(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=never)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_record_is_complete_and_strict_json(audited: Audited, method: str) -> None:
+    _, record, out = audited(method)
+    written = strict(out / "audit.json")
+    assert written == json.loads(json.dumps(record.as_json()))
+    assert set(written) == {
+        *("subject", "settings", "attributes", "versions", "hardware", "time_s", "complete"),
+        *("holds", "sound"),
+    }
+    assert written["complete"] is True
+    assert written["settings"]["effort"] == 0.05
+    assert written["subject"]["method"] == method
+    assert list(written["attributes"]) == ["high"]
+    found = written["attributes"]["high"]
+    assert len(found["classes"]) == 2
+    attackers = [(finding["attack"], finding["attacker"]) for finding in found["findings"]]
+    assert len(attackers) == len(set(attackers)) > 5
+    assert {attack for attack, _ in attackers} >= {"labels", "attribute", "decoder"}
+    for finding in [*found["findings"], found["control"]["finding"], *found["unshielded"]]:
+        rate = finding["rate"]
+        assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
+        assert rate["n"] == 360
+        assert rate["high"] - rate["low"] <= 2 * 0.06  # what was asked for
+        assert finding["majority"] == 0.5
+        assert finding["effort"]["known"] >= 100 or finding["attack"] == "labels"
+    best = found["verdict"]["best"]
+    assert best in found["findings"]
+    assert best["rate"]["value"] == max(f["rate"]["value"] for f in found["findings"])
+    [rebuilt] = found["reconstructions"]
+    assert set(rebuilt) == {"sent", "before_noise"}
+
+
+def test_events_are_what_the_record_holds(audited: Audited) -> None:
+    events, record, _ = audited("priphit")
+    found = record.attributes["high"]
+    said = [event for event in events if isinstance(event, Finding)]
+    kept = [json.dumps(event.as_json()) for event in said]
+    listed = [*found["findings"], *found["unshielded"]]
+    read = [r for r in listed if r["attack"] == "decoder"]
+    assert {json.dumps(finding) for finding in listed if finding not in read} == set(kept)
+    [control] = [event for event in events if isinstance(event, Control)]
+    assert control.as_json() == found["control"]
+    rebuilt = [event for event in events if isinstance(event, Reconstruction)]
+    assert [r.as_json() for r in rebuilt] == list(found["reconstructions"][0].values())
+    assert isinstance(events[0], Stage)
+
+
+def test_the_gallery_shows_as_many_victims_as_asked_for(audited: Audited) -> None:
+    _, _, out = audited("priphit")
+    images = load_file(out / "gallery.safetensors")
+    assert set(images) == {
+        *("high/input", "high/labels", "high/private"),
+        *("high/decoder/sent", "high/decoder/before noise"),
+    }
+    assert images["high/input"].shape == images["high/decoder/sent"].shape == (4, 1, 8, 8)
+    pairs = zip(images["high/labels"].tolist(), images["high/private"].tolist(), strict=True)
+    assert set(pairs) == {(0, 0), (0, 1), (1, 0), (1, 1)}  # one of each
+
+
+def test_an_audit_lies_beside_the_bundle_unless_told_otherwise(digits_run: Runs) -> None:
+    run = digits_run("priphit")
+    settings = replace(SHORT, attacks="labels", private="")  # what the bundle hides
+    _, record = audit(run, settings)
+    assert record.folder == where(run) / "audit"
+    assert strict(record.folder / "audit.json") == json.loads(json.dumps(record.as_json()))
+    assert not (record.folder / "gallery.safetensors").exists()
+    assert record.holds is None
+    assert list(record.attributes) == ["high"]
+
+
+# What is repeated
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k != "time_s"}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def test_the_same_seed_finds_the_same(digits_run: Runs, tmp_path: Path) -> None:
+    run = digits_run("priphit")
+    found = [
+        audit(run, replace(SHORT, out=tmp_path, seed=seed))[1].attributes for seed in (1, 1, 2)
+    ]
+    first, again, other = (without_times(attributes) for attributes in found)
+    assert first == again
+    assert first != other
+
+
+# What is refused, and what is interrupted
+
+
+def test_too_few_victims_are_refused_before_any_attack(digits_run: Runs, tmp_path: Path) -> None:
+    events = run_audit(
+        where(digits_run("priphit")), replace(SHORT, half_width=0.02, out=tmp_path / "o")
+    )
+    seen: list[AuditEvent] = []
+    with pytest.raises(ConfigError, match=r"expected 2398 victims or more .* got 360"):
+        seen.extend(events)
+    assert all(isinstance(event, Stage) for event in seen)
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_was_found_until_a_stop_is_kept(digits_run: Runs, tmp_path: Path) -> None:
+    stop = threading.Event()
+    found: list[Finding] = []
+    last: object = None
+    for event in run_audit(
+        where(digits_run("priphit")), replace(SHORT, out=tmp_path, max_attack=0.7), stop=stop
+    ):
+        if isinstance(event, Finding):
+            found.append(event)
+        if len(found) == 2:
+            stop.set()
+        last = event
+    assert isinstance(last, AuditRecord)
+    assert not last.complete
+    written = strict(tmp_path / "audit.json")
+    assert written["complete"] is False
+    assert written["attributes"]["high"]["control"] is None
+    assert written["attributes"]["high"]["findings"] == [finding.as_json() for finding in found]
+
+
+def test_a_stop_before_any_finding_leaves_an_earlier_audit(
+    digits_run: Runs, tmp_path: Path
+) -> None:
+    (tmp_path / "audit.json").write_text("earlier")
+    stop = threading.Event()
+    stop.set()
+    events = list(run_audit(where(digits_run("priphit")), replace(SHORT, out=tmp_path), stop=stop))
+    assert isinstance(events[-1], AuditRecord)
+    assert events[-1].attributes == {}
+    assert (tmp_path / "audit.json").read_text() == "earlier"

@@ -1,0 +1,74 @@
+import base64
+import re
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eaves.data.load import DATASETS
+from eaves.report.gallery import gallery_parts, png
+from eaves.report.runs import Run, read_runs
+
+Folder = Callable[..., Path]
+
+
+def parts(run: Run, terms: str | None = None) -> str:
+    assert run.audit is not None
+    if terms is not None:
+        run.audit["subject"]["terms"] = terms
+    return "".join(gallery_parts(run, "Male", run.audit["attributes"]["Male"]))
+
+
+def images(page: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(BytesIO(base64.b64decode(code)))) for code in found]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_images_of_each_example_are_below_each_other_grouped_by_class(
+    run_folder: Folder, channels: int
+) -> None:
+    (run,) = read_runs([run_folder(channels=channels)])
+    page = parts(run)
+    assert re.findall(r'<th colspan="(\d)">(.*?)</th>', page) == [
+        ("2", "serious; Male: woman"),
+        ("1", "smiling; Male: woman"),
+        ("1", "smiling; Male: man"),
+    ]
+    assert re.findall(r"<tr><th>([^<]+)</th>", page) == [
+        *("input", "decoder, before the noise", "decoder, from what is sent"),
+    ]
+    shown, inputs = images(page), run.gallery["Male/input"]
+    assert len(shown) == 12
+    for place, row in enumerate([1, 3, 0, 2]):  # labels 1 0 1 0, private classes 0 0 1 0
+        expected = np.moveaxis(inputs[row], 0, 2).squeeze()
+        np.testing.assert_array_equal(shown[place], expected)
+        np.testing.assert_array_equal(shown[4 + place], 255 - expected)
+        np.testing.assert_array_equal(
+            shown[8 + place], np.moveaxis(inputs[3 - row], 0, 2).squeeze()
+        )
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_only_data_that_are_known_to_be_free_have_no_warning(run_folder: Folder, name: str) -> None:
+    (run,) = read_runs([run_folder()])
+    page = parts(run, DATASETS[name].terms)
+    assert ("Do not publish this page or pass it on" in page) == (name != "digits")
+    assert (DATASETS[name].terms in page) == (name != "digits")
+
+
+def test_an_attribute_without_images_has_no_gallery(run_folder: Folder) -> None:
+    (run,) = read_runs([run_folder()])
+    assert run.audit is not None
+    assert gallery_parts(run, "Hat", run.audit["attributes"]["Hat"]) == []
+
+
+def test_what_is_no_image_is_refused() -> None:
+    for wrong in (np.zeros((2, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(ValueError, match="expected an image"):
+            png(wrong)
+    with pytest.raises(ValueError, match="expected an image"):
+        png(np.zeros((3, 8, 8), np.float32))

@@ -1,0 +1,123 @@
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from eaves.report.verdicts import (
+    accuracy_text,
+    attack_rows,
+    control_text,
+    rebuilt_rows,
+    statement_of,
+    subject_text,
+    verdict_text,
+)
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def found(audit_json: Json) -> Json:
+    one: Json = audit_json["attributes"]["Male"]
+    return one
+
+
+def test_a_line_for_each_attack_then_what_they_are_compared_with(found: Json) -> None:
+    rows = attack_rows(found)
+    assert [row.cells[0] for row in rows] == [
+        "the task label alone",
+        "deep",
+        "mlp",
+        "decoder, reader taught by originals",
+        "no shield: deep",
+        "control, shuffled labels: mlp",
+    ]
+    assert [row.best for row in rows] == [False, True, False, False, False, False]
+    assert [row.beside for row in rows] == [False] * 4 + [True] * 2
+    assert rows[1].cells[1:] == (
+        *("65.1 ±2.9", "65.1 ±2.9", "61.4, 50.0"),
+        *("12,000", "20", "12.5 s"),
+    )
+
+
+def test_images_are_compared_with_the_better_mean_image(found: Json) -> None:
+    sent, before = rebuilt_rows(found)
+    assert sent.cells == (
+        *("decoder, from what is sent", "0.400 ±0.010", "0.330 ±0.010"),
+        *("16.00 ±0.01", "13.20 ±0.01"),
+        *("63.3 ±3.0", "1,000", "240 s"),
+    )
+    assert before.cells[0] == "decoder, before the noise"
+    assert before.cells[5] == "81.1 ±2.4"
+    found["reconstructions"][0]["sent"]["mean_image_of_label"] = None
+    assert rebuilt_rows(found)[0].cells[2] == "0.310 ±0.010"
+    del found["reconstructions"][0]["before_noise"]  # interrupted between the two
+    assert len(rebuilt_rows(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (0.7, "limit 70 %: holds (its interval's upper end does too)"),
+        (0.66, "limit 66 %: holds (but its interval reaches above)"),
+        (0.651, "limit 65.1 %: holds (but"),
+        (0.65, "limit 65 %: does not hold"),
+        (None, "no limit is stated"),
+    ],
+)
+def test_a_verdict_in_words(found: Json, limit: float | None, words: str) -> None:
+    rate, verdict = found["verdict"]["best"]["rate"], found["verdict"]
+    verdict["max_attack"] = limit
+    verdict["holds"] = None if limit is None else rate["value"] <= limit
+    verdict["surely_holds"] = None if limit is None else rate["high"] <= limit
+    text = verdict_text("Male", found)
+    assert text.startswith(
+        "Best of 4 attacks: 'deep' reads Male at 65.1 % ±2.9 (n = 1,000); chance 61.4 %; " + words
+    )
+    assert "failed" not in text
+
+
+def test_an_attack_that_failed_says_no_more_than_that(found: Json) -> None:
+    found["verdict"]["best"]["beats_chance"] = False
+    assert "these attacks, with this effort, failed. Others may not." in verdict_text("Male", found)
+
+
+def test_the_attack_that_an_attacker_would_trust_is_named_where_it_is_another(found: Json) -> None:
+    assert "trust" not in verdict_text("Male", found)
+    found["verdict"]["chosen"] = found["findings"][2]
+    assert "an attacker would trust 'mlp': 64.0 % ±3.0." in verdict_text("Male", found)
+
+
+def test_a_control_in_words(found: Json) -> None:
+    assert control_text(found) == (
+        "Control: with shuffled labels 'mlp' is right in 61.2 % ±3.0, chance is 61.4 %: as it must "
+        "be."
+    )
+    found["control"]["sound"] = False
+    assert control_text(found).endswith("broken, believe none of its figures.")
+
+
+def test_what_is_not_there_yet_is_said(found: Json) -> None:
+    nothing = {**found, "verdict": None, "control": None, "findings": [], "unshielded": []}
+    assert attack_rows(nothing) == []
+    assert verdict_text("Male", nothing) == "No attack on Male was ended."
+    assert control_text(nothing) == "The control with shuffled labels was not made."
+
+
+def test_the_subject_in_words(audit_json: Json) -> None:
+    subject = audit_json["subject"]
+    assert subject_text(subject) == (
+        "priphit on faces:Smiling, resnet18 cut after layer2, bottleneck 2x8x8, int8+zstd, "
+        "gaussian noise 0.5"
+    )
+    assert accuracy_text(subject) == "Task accuracy: cloud 89.3 % ±1.9 (n = 1,000)."
+    plain = {**subject, "bottleneck": None, "law": "none", "accuracy": None}
+    assert subject_text(plain).endswith("cut after layer2, int8+zstd, no noise")
+    assert accuracy_text(plain) == "Task accuracy is not known."
+
+
+def test_the_noise_statement(audit_json: Json) -> None:
+    before = deepcopy(audit_json)
+    assert statement_of(audit_json["subject"]["privacy"])[0] == "Gaussian noise is added."
+    assert "no formal guarantee" in statement_of(None)[0]
+    assert audit_json == before
