@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import FunctionType, UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
@@ -414,6 +414,8 @@ def test_errors() -> None:
 
 def _described(config: Any) -> dict[str, tuple[str, object]]:
     def text(kind: Any) -> str:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         return " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
 

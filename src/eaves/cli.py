@@ -209,7 +209,6 @@ def parse(argv: Sequence[str]) -> Command:
         description="Train one neural network divided between an edge device and a cloud.",
         config=(
             tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.OmitArgPrefixes,
             tyro.conf.FlagCreatePairsOff,
         ),
     )

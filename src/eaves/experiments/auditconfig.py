@@ -32,8 +32,8 @@ class AuditConfig:
     searched: int = 200
     """Victims whose images are searched for by optimisation and gan."""
     half_width: float | None = None
-    """How far the interval of a rate may extend to each side, as in 0.02: too few victims for it are
-    refused, and it is said how many are needed. By default any number will do."""
+    """How far the interval of a rate may extend to each side, as in 0.02: too few victims for that
+    are refused, and it is said how many are needed. By default any number will do."""
     max_attack: float | None = None
     """The limit for the best attacker's rate: above it, the exit code is 3."""
     effort: float = 1.0

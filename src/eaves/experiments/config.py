@@ -8,7 +8,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
+
+import tyro
 
 from eaves.core.specs import LinkSpec, parse_bottleneck, parse_link
 from eaves.errors import ConfigError, unknown
@@ -110,7 +112,8 @@ class TrainConfig:
     """CPU threads for each side."""
     checkpoint_s: float = 60.0
     """Seconds between checkpoints."""
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    # Without a name of its own its flags, and errors about them, have no prefix.
+    privacy: Annotated[PrivacyConfig, tyro.conf.arg(name="")] = field(default_factory=PrivacyConfig)
     """What the cloud shall not learn, and how that is hidden: the table `[privacy]`."""
     compare: str = ""
     """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with

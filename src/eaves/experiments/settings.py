@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
 
 from eaves.errors import ConfigError, unknown
 
@@ -129,11 +129,15 @@ def _explained(make: Callable[[], C], prefix: str, changes: Iterable[str]) -> C:
 
 def _types(cls: "type[DataclassInstance]") -> dict[str, tuple[type, ...]]:
     """Return the types that each field may have."""
-    types = {field.name: field.type for field in fields(cls)}
+    types = {field.name: _bare(field.type) for field in fields(cls)}
     return {
         name: get_args(found) if isinstance(found, UnionType) else (found,)
         for name, found in types.items()
     }
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _typed(key: str, allowed: tuple[type, ...], value: object, source: str) -> Any:
