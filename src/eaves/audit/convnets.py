@@ -158,7 +158,7 @@ class Quick(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = channels_last(net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the net makes of (B, ...)."""
