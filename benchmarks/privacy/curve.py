@@ -39,7 +39,7 @@ def main() -> None:
     axes.axvline(100 * best(rows[0])["majority"], color="#777777", linestyle="--", label="chance")
     axes.set_xlabel("best of all fresh attackers: private attribute read right, %")
     axes.set_ylabel("task accuracy of the cloud, %")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     figure.savefig(target, dpi=110)
 
 
