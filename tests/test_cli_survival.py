@@ -120,7 +120,7 @@ def test_a_cloud_that_learns_on_goes_on_after_a_kill(
     machines: Machines, free_port: FreePort
 ) -> None:
     once = "send = 'once'\ncloud_epochs = 80\n"  # 16 uploads, 1,264 steps after
-    pair = Pair(machines(run=LONG.replace("12", "2") + once), free_port())
+    pair = Pair(machines(run=LONG.replace("epochs = 12", "epochs = 2") + once), free_port())
     pair.cloud().kill()  # it has made the credentials
     agent = pair.agent().says("no connection")  # it has learnt alone, and now needs a cloud
     cloud = pair.cloud()
