@@ -142,8 +142,8 @@ def adversary(number: int, feature_shape: Sequence[int], classes: int) -> nn.Mod
     return nn.Sequential(*convolved, nn.Flatten(), *hidden, nn.Linear(_WIDTH, classes))
 
 
-# No BatchNorm: an opponent whose running statistics lag behind the features sends back gradients
-# that have nothing to do with what it sees, and training collapses.
+# No BatchNorm: frozen, it would judge features that change all the time by running statistics that
+# lag behind them.
 
 
 def _dense(n_in: int, n_out: int) -> list[nn.Module]:

@@ -92,8 +92,7 @@ class HidingEdge(EdgeLearner):
     def _weight(self) -> float:
         """Return the weight of hiding now: 0 for half of the ramp, then rising to all of it.
 
-        First the features have to say something: driven to say nothing from the start, under
-        noise, they never begin to.
+        First the features are to say something, and the opponents to learn to read it.
         """
         if self.part.steps >= self.hiding.ramp_steps:
             return self.hiding.weight
