@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import final
 
 from eaves.errors import ConfigError, unknown
+from eaves.experiments.config import expect_between
 
 QUICK = ("labels", "attribute", "decoder")
 ATTACKS = (*QUICK, "optimisation", "gan")
@@ -58,10 +59,8 @@ class AuditConfig:
             ("threads", 1, 1024),
             ("gallery", 0, 100),
         ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"expected --{flag} from {low:g} to {high:g}, got {value!r}")
+            if getattr(self, name) is not None:
+                expect_between(self, name, low, high)
         if self.max_attack is not None and not 0 < self.max_attack <= 1:
             raise ConfigError(f"expected --max-attack from 0 to 1, got {self.max_attack}")
         if not self.wanted:
