@@ -1,10 +1,10 @@
-"""Random crops and mirror images: against every possible window, by brute force."""
+"""Random crops, shifts, mirror images: against every possible window, by brute force."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from eaves.data.augment import AUGMENTS, augment_named, crop_flip
+from eaves.data.augment import AUGMENTS, Augment, augment_named, crop_flip
 from eaves.errors import ConfigError
 
 
@@ -14,17 +14,19 @@ def _images(n: int, *, channels: int = 3, height: int = 8, width: int = 8) -> Te
     return torch.randint(1, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def _windows(image_CHW: Tensor, *, flip: bool) -> dict[tuple[int, int, bool], Tensor]:
+def _windows(image_CHW: Tensor, augment: Augment) -> dict[tuple[int, int, bool], Tensor]:
     """Every crop of the padded image, by (top, left, mirrored)."""
     channels, height, width = image_CHW.shape
     pad_y, pad_x = max(1, height // 8), max(1, width // 8)
+    if augment.shift:
+        pad_y, pad_x = 0, max(1, width // 10)
     padded = torch.zeros(channels, height + 2 * pad_y, width + 2 * pad_x, dtype=torch.uint8)
     padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = image_CHW
     return {
         (top, left, mirrored): crop.flip(2) if mirrored else crop
         for top in range(2 * pad_y + 1)
         for left in range(2 * pad_x + 1)
-        for mirrored in ((False, True) if flip else (False,))
+        for mirrored in ((False, True) if augment.flip else (False,))
         for crop in [padded[:, top : top + height, left : left + width]]
     }
 
@@ -36,19 +38,19 @@ def _drawn(inputs_BCHW: Tensor, name: str, seed: int) -> list[tuple[int, int, bo
     assert out.dtype == torch.uint8
     found = []
     for image, result in zip(inputs_BCHW, out, strict=True):
-        windows = _windows(image, flip=AUGMENTS[name].flip)
+        windows = _windows(image, AUGMENTS[name])
         (place,) = [key for key, window in windows.items() if torch.equal(window, result)]
         found.append(place)
     return found
 
 
-@pytest.mark.parametrize("name", ["crop", "crop-flip"])
+@pytest.mark.parametrize("name", ["crop", "crop-flip", "shift"])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (24, 16), (5, 9)])
 def test_every_image_becomes_one_window_of_its_padded_self(
     name: str, height: int, width: int
 ) -> None:
     places = _drawn(_images(12, height=height, width=width), name, seed=1)
-    assert len(set(places)) > 3
+    assert len(set(places)) >= (3 if name == "shift" else 4)
 
 
 def test_the_windows_are_drawn_evenly_and_half_are_mirrored() -> None:
@@ -73,6 +75,27 @@ def test_the_padding_of_32_pixels_is_4() -> None:
     places = _drawn(_images(300, channels=1, height=32, width=32), "crop", seed=4)
     assert {top for top, _, _ in places} == set(range(9))
     assert {left for _, left, _ in places} == set(range(9))
+
+
+def test_a_second_of_speech_moves_by_up_to_10_of_its_100_frames_and_never_up_or_down() -> None:
+    n = 2100  # 21 places: 100 of each are expected, and chi-squared with 20 degrees of freedom
+    places = _drawn(_images(n, channels=1, height=3, width=100), "shift", seed=6)
+    assert {(top, mirrored) for top, _, mirrored in places} == {(0, False)}
+    counts = torch.bincount(torch.tensor([left for _, left, _ in places])).double()
+    assert len(counts) == 21
+    assert float(((counts - n / 21) ** 2 / (n / 21)).sum()) < 50  # exceeded once in 4,000 seeds
+
+
+def test_what_a_shift_uncovers_is_silence() -> None:
+    images = torch.full((300, 1, 4, 100), 9, dtype=torch.uint8)
+    out = crop_flip(images, AUGMENTS["shift"], generator=torch.Generator().manual_seed(0))
+    uncovered = set((out == 0).sum(dim=3).flatten().tolist())
+    assert uncovered == set(range(11))
+
+
+def test_a_crop_shifts_already() -> None:
+    with pytest.raises(ValueError, match="expected a crop or a shift, got both"):
+        Augment(crop=True, flip=False, shift=True)
 
 
 def test_the_input_stays_as_it_was() -> None:

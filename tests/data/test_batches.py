@@ -100,7 +100,7 @@ def test_batches_of_an_epoch_are_augmented_differently() -> None:
     assert not torch.equal(first.inputs, second.inputs)
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip", "shift"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_private_labels_come_along_and_change_nothing_else(augment: str, shuffle: bool) -> None:
     images = _source(40).fetch(torch.arange(40)).inputs

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eaves.core.roles import PrivateLabels
 from eaves.data import files
-from eaves.data.files import ImageFiles, Listing, dataset_of_files, read_image
+from eaves.data.files import Files, Images, Listing, dataset_of_files, read_image
 from eaves.data.source import Request
 from eaves.errors import ConfigError, DataError
 
@@ -81,7 +81,7 @@ def test_an_image_of_absurd_size_is_refused(
 def test_a_broken_file_is_reported_from_the_pool(tmp_path: Path) -> None:
     paths = [_saved(tmp_path / f"{i}.png") for i in range(20)]
     paths[11].write_bytes(b"no image")
-    source = ImageFiles(paths, torch.arange(20), size=8, keep=True)
+    source = Files(paths, torch.arange(20), decoder=Images(8), keep=True)
     with pytest.raises(DataError, match=r"11.png"):
         source.fetch(torch.arange(20))
     assert source.fetch(torch.arange(10)).labels.tolist() == list(range(10))
@@ -90,7 +90,7 @@ def test_a_broken_file_is_reported_from_the_pool(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_kept_images_are_decoded_once(tmp_path: Path, keep: bool) -> None:
     paths = [_saved(tmp_path / f"{i}.png") for i in range(3)]
-    source = ImageFiles(paths, torch.arange(3), size=8, keep=keep)
+    source = Files(paths, torch.arange(3), decoder=Images(8), keep=keep)
     first = source.fetch(torch.tensor([2, 0, 2])).inputs
     paths[0].unlink()
     if keep:
@@ -131,10 +131,10 @@ def test_a_set_beyond_the_limit_stays_on_disk(
 
 def test_paths_and_labels_must_agree(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as many int64 labels, got 1 paths"):
-        ImageFiles([tmp_path / "a.png"], torch.arange(2), size=8, keep=False)
+        Files([tmp_path / "a.png"], torch.arange(2), decoder=Images(8), keep=False)
     private = PrivateLabels(torch.zeros(3, 1, dtype=torch.int64), ("tail",))
     with pytest.raises(ValueError, match="expected 1 private labels, got 3"):
-        ImageFiles([tmp_path / "a.png"], torch.arange(1), private, size=8, keep=False)
+        Files([tmp_path / "a.png"], torch.arange(1), private, decoder=Images(8), keep=False)
 
 
 def test_a_choice_of_files_takes_all_that_is_known_of_each(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_a_choice_of_files_takes_all_that_is_known_of_each(tmp_path: Path) -> No
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ConfigError, match=r'pip install "eaves\[lab\]"'):
-        ImageFiles([tmp_path / "a.png"], torch.arange(1), size=8, keep=False)
+        Files([tmp_path / "a.png"], torch.arange(1), decoder=Images(8), keep=False)

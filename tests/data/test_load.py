@@ -28,7 +28,9 @@ def test_an_unknown_name_lists_the_known_ones_closest_first(tmp_path: Path) -> N
         load_dataset("cifar", root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["digits:", "cifar10:7", "images:", "faces:"])
+@pytest.mark.parametrize(
+    "name", ["digits:", "cifar10:7", "images:", "faces:", "spoken-digits:", "spoken-words:"]
+)
 def test_an_option_that_is_empty_or_where_none_belongs_is_refused(
     name: str, tmp_path: Path
 ) -> None:
@@ -45,7 +47,9 @@ def test_a_task_of_the_digits_is_known_without_looking_at_them() -> None:
 
 
 def test_a_set_without_attributes_says_so_and_which_have_some(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cifar10 has no .* have: digits, images, faces"):
+    with pytest.raises(
+        ConfigError, match=r"cifar10 has no .* have: digits, images, faces, spoken-"
+    ):
         load_dataset("cifar10", root=tmp_path, private=("Male",))
     _farm(tmp_path)
     with pytest.raises(ConfigError, match=r"no .*farm/attributes.csv.* take the faces or digits"):
@@ -74,7 +78,7 @@ def test_what_cannot_be_downloaded_says_where_it_comes_from(name: str, tmp_path:
         load_dataset(name, root=tmp_path, download=True)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "images", "faces"])
+@pytest.mark.parametrize("name", ["cifar10", "images", "faces", "spoken-digits", "spoken-words"])
 def test_sets_on_disk_need_a_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EAVES_DATA", raising=False)
     with pytest.raises(DataError, match="no data root is given"):
@@ -100,6 +104,12 @@ def test_the_table_says_what_is_found_and_what_is_missing(tmp_path: Path) -> Non
     assert rows["cifar10"].state.startswith("missing: cifar-10-batches-bin/data_batch_1.bin")
     assert rows["images"].state.startswith("missing: two or more folders")
     assert "list_attr_celeba.txt" in rows["faces"].state
+    assert rows["spoken-digits"].state == "missing: free-spoken-digit-dataset/recordings"
+    assert rows["spoken-words"].state.startswith("missing: speech_commands")
+    for folder in ("free-spoken-digit-dataset/recordings", "speech_commands"):
+        (tmp_path / folder).mkdir(parents=True)
+    found = {row.name for row in dataset_table(tmp_path) if row.state == "found"}
+    assert {"spoken-digits", "spoken-words"} <= found
     assert {row.name: row.state for row in dataset_table(tmp_path / "farm")}["images"] == "found"
 
 
@@ -108,6 +118,8 @@ def test_the_table_says_what_may_be_private() -> None:
     assert "private: parity or high" in described["digits"]
     assert "private: columns of attributes.csv" in described["images"]
     assert "private: any attributes but the task's" in described["faces"]
+    assert "private: digit or speaker, where" in described["spoken-digits"]
+    assert "private: columns of attributes.csv" in described["spoken-words"]
     assert "private" not in described["cifar10"]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from eaves.core.roles import PrivateLabels
-from eaves.data.files import ImageFiles
+from eaves.data.files import Files, Images
 from eaves.data.source import (
     InMemory,
     Request,
@@ -37,11 +37,11 @@ def _private() -> PrivateLabels:
     return PrivateLabels(torch.arange(_N)[:, None] * torch.tensor([10, 100]), ("ten", "hundred"))
 
 
-def _on_disk(folder: Path, *, keep: bool) -> ImageFiles:
+def _on_disk(folder: Path, *, keep: bool) -> Files:
     paths = [folder / f"{i}.png" for i in range(_N)]
     for path, image_CHW in zip(paths, _pixels(), strict=True):
         Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).save(path)
-    return ImageFiles(paths, torch.arange(_N), _private(), size=_SIDE, keep=keep)
+    return Files(paths, torch.arange(_N), _private(), decoder=Images(_SIDE), keep=keep)
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
@@ -74,7 +74,7 @@ def test_without_private_labels_a_source_gives_none(tmp_path: Path) -> None:
     in_memory = InMemory(_pixels(), torch.arange(_N))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     for keep in (True, False):
-        on_disk = ImageFiles([tmp_path / "a.png"], torch.arange(1), size=4, keep=keep)
+        on_disk = Files([tmp_path / "a.png"], torch.arange(1), decoder=Images(4), keep=keep)
         assert on_disk.fetch(torch.arange(1)).private is None
     assert in_memory.fetch(torch.arange(2)).private is None
 

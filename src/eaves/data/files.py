@@ -1,12 +1,14 @@
-"""Images that lie on disk one by one, decoded when they are asked for.
+"""Examples that lie on disk one by one, decoded when they are asked for.
 
 Dimension key:  B batch   N examples   C channels   H, W height and width
 """
 
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -21,7 +23,7 @@ from eaves.data.source import Dataset, Request, Source, channel_stats, subset
 from eaves.errors import ConfigError, DataError
 
 MEMORY_LIMIT_BYTES = 2 << 30
-"""Decoded images beyond this stay on disk."""
+"""Decoded files beyond this stay on disk."""
 
 DEFAULT_SIZE = 64
 
@@ -32,7 +34,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 @final
 class Listing(NamedTuple):
-    """Image files and what is known about each."""
+    """Files and what is known about each."""
 
     paths: list[Path]
     labels: Tensor
@@ -45,17 +47,66 @@ class Listing(NamedTuple):
         return Listing(paths, self.labels[indices_B], take(self.private, indices_B))
 
 
+class Decoder(ABC):
+    """How a file becomes an input."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one input: (C, H, W)."""
+
+    @abstractmethod
+    def decode(self, paths: Sequence[Path]) -> Tensor:
+        """Return the inputs of one or more files, uint8 (B, C, H, W), in their order.
+
+        Raises:
+            DataError: a file that is missing, damaged or of another kind; it is named.
+        """
+
+
 @final
-class ImageFiles(Source):
-    """Image files and their labels, the private ones too, as RGB of ``size`` x ``size``.
+class Images(Decoder):
+    """Image files as RGB of ``size`` x ``size``.
 
     Of each image the largest centred square is taken and resized; a grey one becomes RGB with three
     equal channels, and a photograph is turned upright as its EXIF data says. A pool of threads
-    decodes a batch. With ``keep`` a decoded image stays in memory, so that each is decoded once.
+    decodes a batch.
 
     Raises:
         ConfigError: Pillow is not installed.
-        DataError: (by ``fetch``) a file that is missing, damaged or not an 8-bit image.
+    """
+
+    def __init__(self, size: int):
+        _require_pillow()
+        self._size = size
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one input: (3, size, size)."""
+        return 3, self._size, self._size
+
+    def decode(self, paths: Sequence[Path]) -> Tensor:
+        """Return the images; see :meth:`Decoder.decode`."""
+        inputs_BCHW = torch.empty(len(paths), *self.input_shape, dtype=torch.uint8)
+        rows_BHWC = inputs_BCHW.numpy().transpose(0, 2, 3, 1)
+
+        def decode_into(i: int, path: Path) -> None:
+            rows_BHWC[i] = read_image(path, self._size)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(decode_into, range(len(paths)), paths):
+                pass  # a failure is raised here, and cancels what has not begun
+        return inputs_BCHW
+
+
+@final
+class Files(Source):
+    """Files that ``decoder`` reads, and their labels, the private ones too.
+
+    With ``keep`` a decoded input stays in memory, so that each file is decoded once.
+
+    Raises:
+        DataError: (by ``fetch``) a file that the decoder cannot read.
     """
 
     def __init__(
@@ -64,7 +115,7 @@ class ImageFiles(Source):
         labels_N: Tensor,
         private: PrivateLabels | None = None,
         *,
-        size: int,
+        decoder: Decoder,
         keep: bool,
     ):
         if not paths or labels_N.dtype != torch.int64 or labels_N.shape != (len(paths),):
@@ -74,12 +125,13 @@ class ImageFiles(Source):
             )
         if private is not None and len(private) != len(paths):
             raise ValueError(f"expected {len(paths)} private labels, got {len(private)}")
-        _require_pillow()
         self._paths = paths
         self._labels_N = labels_N
         self._private = private
-        self._size = size
-        self._kept_NCHW = self._empty(len(paths)) if keep else None
+        self._decoder = decoder
+        # Not written yet, so the system hands out its pages only as inputs come in.
+        kept_shape = (len(paths), *self.input_shape)
+        self._kept_NCHW = torch.empty(kept_shape, dtype=torch.uint8) if keep else None
         self._is_kept_N = torch.zeros(len(paths), dtype=torch.bool)
 
     def __len__(self) -> int:
@@ -87,8 +139,8 @@ class ImageFiles(Source):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """The shape of one input: (3, size, size)."""
-        return 3, self._size, self._size
+        """The shape of one input: (C, H, W)."""
+        return self._decoder.input_shape
 
     def fetch(self, indices: Tensor) -> Batch:
         """Return the examples at ``indices``; see :meth:`Source.fetch`."""
@@ -101,21 +153,8 @@ class ImageFiles(Source):
             self._is_kept_N[lacking] = True
         return Batch(self._kept_NCHW[indices], labels_B, private)
 
-    def _empty(self, n: int) -> Tensor:
-        # Not written yet, so the system hands out its pages only as images come in.
-        return torch.empty(n, *self.input_shape, dtype=torch.uint8)
-
     def _decode(self, indices_B: Tensor) -> Tensor:
-        inputs_BCHW = self._empty(len(indices_B))
-        rows_BHWC = inputs_BCHW.numpy().transpose(0, 2, 3, 1)
-
-        def decode_into(i: int, index: int) -> None:
-            rows_BHWC[i] = read_image(self._paths[index], self._size)
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(decode_into, range(len(indices_B)), indices_B.tolist()):
-                pass  # a failure is raised here, and cancels what has not begun
-        return inputs_BCHW
+        return self._decoder.decode([self._paths[index] for index in indices_B.tolist()])
 
 
 def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -148,25 +187,27 @@ def dataset_of_files(
     request: Request,
     *,
     private_classes: Mapping[str, tuple[str, ...]],
+    decoder: Decoder | None = None,
 ) -> Dataset:
     """Return the data set of the parts ``train``, ``test`` and perhaps ``valid``.
 
     ``private_classes`` are those of the private labels in the listings; empty where none has any.
+    Without a ``decoder`` the files are :class:`Images` of the size that is asked for.
 
-    Decoded images are kept in memory where all parts together stay within
+    Decoded inputs are kept in memory where all parts together stay within
     :data:`MEMORY_LIMIT_BYTES`, else they are decoded anew for each batch.
 
     Raises:
         ConfigError: more ``train_samples`` than there are, a private attribute that is known from
             the task's labels, or Pillow is not installed.
-        DataError: an image cannot be read.
+        DataError: a file cannot be read.
     """
-    size = request.image_size or DEFAULT_SIZE
+    decoder = decoder or Images(request.image_size or DEFAULT_SIZE)
     train = listings["train"].take(subset(len(listings["train"].paths), request.train_samples))
     refuse_known(train.private, train.labels)
     used = {**listings, "train": train}
-    keep = fits_in_memory(sum(len(listing.paths) for listing in used.values()), size)
-    sources = {part: ImageFiles(*used[part], size=size, keep=keep) for part in used}
+    keep = fits_in_memory(sum(len(listing.paths) for listing in used.values()), decoder.input_shape)
+    sources = {part: Files(*used[part], decoder=decoder, keep=keep) for part in used}
     mean, std = channel_stats(sources["train"])
     return Dataset(
         name=name,
@@ -181,13 +222,13 @@ def dataset_of_files(
     )
 
 
-def fits_in_memory(images: int, size: int) -> bool:
-    """Return whether so many decoded images stay within :data:`MEMORY_LIMIT_BYTES`.
+def fits_in_memory(files: int, input_shape: tuple[int, int, int]) -> bool:
+    """Return whether so many decoded files stay within :data:`MEMORY_LIMIT_BYTES`.
 
-    >>> fits_in_memory(30_000, 64), fits_in_memory(30_000, 224)
+    >>> fits_in_memory(30_000, (3, 64, 64)), fits_in_memory(30_000, (3, 224, 224))
     (True, False)
     """
-    return images * 3 * size * size <= MEMORY_LIMIT_BYTES
+    return files * prod(input_shape) <= MEMORY_LIMIT_BYTES
 
 
 def _require_pillow() -> None:

@@ -14,7 +14,7 @@ from eaves.errors import ConfigError, DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 ClassFiles = Mapping[str, list[Path]]
-"""The image files of each class, classes and files in the order of their names."""
+"""The files of each class, classes and files in the order of their names."""
 
 
 def load_images(request: Request) -> Dataset:
@@ -31,7 +31,7 @@ def load_images(request: Request) -> Dataset:
             the task's labels, or the request does not fit the set.
         DataError: a part is missing or lacks images; also by ``fetch``: an image cannot be read.
     """
-    folder = _folder(data_root(request.root), request.option)
+    folder = folder_below(data_root(request.root), request.option, name="images")
     parts = [part for part in ("train", "valid", "test") if (folder / part).is_dir()]
     if "train" not in parts and "test" not in parts:
         found = class_files(folder)
@@ -50,14 +50,20 @@ def load_images(request: Request) -> Dataset:
     return dataset_of_files(name, classes, listings, request, private_classes=private_classes)
 
 
-def class_files(folder: Path) -> ClassFiles:
-    """Return the image files of each class folder in ``folder``."""
-    classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+def class_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> ClassFiles:
+    """Return the files of each class folder in ``folder``: those with one of ``suffixes``.
+
+    Hidden folders and files are left out, and folders without such files.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    classes = sorted(entry.name for entry in entries(folder) if entry.is_dir())
     files = {
         name: sorted(
             Path(entry.path)
-            for entry in _entries(folder / name)
-            if entry.name.lower().endswith(SUFFIXES)
+            for entry in entries(folder / name)
+            if entry.name.lower().endswith(suffixes)
         )
         for name in classes
     }
@@ -71,15 +77,22 @@ def missing(root: Path) -> list[str]:
     return [] if len(found) >= 2 else ["two or more folders of images, one for each class"]
 
 
-def _folder(root: Path, option: str) -> Path:
+def folder_below(root: Path, option: str, *, name: str) -> Path:
+    """Return the folder ``option`` of the data set ``name`` below ``root``.
+
+    Raises:
+        ConfigError: the folder is not below the root.
+        DataError: there is no such folder.
+    """
     if PurePath(option).is_absolute() or ".." in PurePath(option).parts:
-        raise ConfigError(f"expected a folder under the data root after 'images:', got {option!r}")
+        raise ConfigError(f"expected a folder under the data root after '{name}:', got {option!r}")
     if not (root / option).is_dir():
         raise DataError(f"there is no folder {root / option}; name one under the data root {root}")
     return root / option
 
 
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+def entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """Return what lies in ``folder`` and is not hidden; raises ``DataError`` where it cannot."""
     try:
         return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
-from eaves.data import attributes, celeba, cifar, digits, folders
+from eaves.data import attributes, celeba, cifar, digits, folders, speech
 from eaves.data.source import Dataset, Interface, Request, data_root
 from eaves.errors import ConfigError, DataError, unknown
 
@@ -69,6 +69,28 @@ DATASETS: dict[str, Entry] = {
         source=f"Liu et al., Deep Learning Face Attributes in the Wild (2015); {celeba.PAGE}",
         option="ATTRIBUTE",
         private="any attributes but the task's",
+    ),
+    "spoken-digits": Entry(
+        load=speech.load_spoken_digits,
+        interface=speech.digits_interface,
+        missing=speech.digits_missing,
+        description="3,000 spoken digits by 6 speakers (Free Spoken Digit Dataset), as log-mel "
+        "images of 40 x 100, grey, 10 classes",
+        terms="CC BY-SA 4.0",
+        source=f"Jackson et al., Free Spoken Digit Dataset; {speech.DIGITS_PAGE}",
+        option=f"TASK ({' or '.join(speech.ATTRIBUTES)})",
+        private=f"{' or '.join(speech.ATTRIBUTES)}, where the other is the task",
+    ),
+    "spoken-words": Entry(
+        load=speech.load_spoken_words,
+        interface=None,
+        missing=speech.words_missing,
+        description="spoken words, a folder for each (Speech Commands: 105,829 of 35 words), as "
+        "log-mel images of 40 x 100, grey",
+        terms="CC BY 4.0 (Speech Commands)",
+        source=f"Warden, Speech Commands (2018); {speech.WORDS_PAGE}",
+        option="FOLDER under the data root",
+        private=f"columns of {attributes.FILE} in the folder",
     ),
 }
 

@@ -11,6 +11,7 @@ from eaves.nets.mobilevit import mobilevit_xxs
 from eaves.nets.own import is_own, own_net
 from eaves.nets.resnet import STEMS, resnet18, resnet20, resnet34, resnet56
 from eaves.nets.small import compact, small
+from eaves.nets.speech import ds_cnn, res8
 from eaves.nets.vgg import vgg11, vgg16
 
 
@@ -82,6 +83,16 @@ NETS: dict[str, NetEntry] = {
         build=mobilevit_xxs,
         about="convolutions and attention for mobile devices, as in timm",
         source="Mehta and Rastegari 2022, MobileViT, Table 4",
+    ),
+    "ds_cnn": NetEntry(
+        build=ds_cnn,
+        about="depthwise separable convolutions for microcontrollers, for spoken words",
+        source="Zhang et al. 2017, Hello Edge: Keyword Spotting on Microcontrollers, DS-CNN (S)",
+    ),
+    "res8": NetEntry(
+        build=res8,
+        about="narrow residual net of 8 layers, for spoken words",
+        source="Tang and Lin 2018, Deep Residual Learning for Small-Footprint Keyword Spotting",
     ),
 }
 
