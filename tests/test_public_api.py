@@ -24,6 +24,7 @@ from eaves.data.augment import AUGMENTS
 from eaves.data.load import DATASETS
 from eaves.experiments.auditconfig import ATTACKS, AuditConfig
 from eaves.experiments.build import METHODS
+from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.netconfig import (
     AUTH,
     LOGS,
@@ -141,8 +142,18 @@ TRAIN_CONFIG = {
     "threads": ("int", 1),
     "checkpoint_s": ("float", 60.0),
     "privacy": ("PrivacyConfig", MISSING),
+    "mixing": ("MixingConfig", MISSING),
     "compare": ("str", ""),
     "out": ("Path", Path("runs/latest")),
+}
+# Settings of mixing: keys of the table [mixing], and flags of eaves train as they are.
+MIXING_CONFIG = {
+    "group": ("int", 2),
+    "law": ("str", "orthogonal"),
+    "max_share": ("float", 0.8),
+    "max_condition": ("float", 4.0),
+    "shuffle": ("bool", False),
+    "cloud_ends": ("str or None", None),
 }
 # Settings of what is hidden: keys of the table [privacy], and flags of eaves train as they are.
 PRIVACY_CONFIG = {
@@ -267,7 +278,7 @@ INFER_CONFIG = {
     "deadline_ms": ("float", 500.0),
     "rule": ("str or None", None),
     "threshold": ("float or None", None),
-    "batch_size": ("int", 1),
+    "batch_size": ("int or None", None),
     "samples": ("int or None", None),
 }
 NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
@@ -291,7 +302,15 @@ RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
 NAMES = {
     "method": [  # that can be trained
-        *("deepobfuscator", "disco", "full-cloud", "full-edge", "hierarchical", "nopeek"),
+        *(
+            "datamix",
+            "deepobfuscator",
+            "disco",
+            "full-cloud",
+            "full-edge",
+            "hierarchical",
+            "nopeek",
+        ),
         *("priphit", "split"),
     ],
     "method to plan": ["full-cloud", "full-edge", "hierarchical", "priphit", "split"],
@@ -304,12 +323,12 @@ NAMES = {
         *("raspberry-pi-4", "raspberry-pi-5", "rtx-2080-ti"),
     ],
     "net": [
-        *("compact", "mobilevit_xxs", "resnet18", "resnet20", "resnet34", "resnet56", "small"),
-        *("vgg11", "vgg16"),
+        *("compact", "ds_cnn", "mobilevit_xxs", "res8", "resnet18", "resnet20", "resnet34"),
+        *("resnet56", "small", "vgg11", "vgg16"),
     ],
-    "data": ["cifar10", "digits", "faces", "images"],
+    "data": ["cifar10", "digits", "faces", "images", "spoken-digits", "spoken-words"],
     "exit": ["auto", "conv", "linear", "mlp"],
-    "augment": ["auto", "crop", "crop-flip", "flip", "none"],
+    "augment": ["auto", "crop", "crop-flip", "flip", "none", "shift"],
     "send": ["auto", "every-epoch", "once"],
     "precision": ["bf16", "fp32"],
     "optimiser": ["adam", "auto", "sgd"],
@@ -336,7 +355,11 @@ def _flags(names: Iterable[str]) -> list[str]:
 
 OPTIONS = {
     "train": [
-        *_flags(TRAIN_CONFIG.keys() - {"privacy"} | PRIVACY_CONFIG.keys()),
+        *_flags(
+            TRAIN_CONFIG.keys() - {"privacy", "mixing"}
+            | PRIVACY_CONFIG.keys()
+            | MIXING_CONFIG.keys()
+        ),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
     "serve": [*_flags(SERVE_CONFIG), "--config", "--help", "--json"],
@@ -432,9 +455,14 @@ def test_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "settings"), [(PrivacyConfig, PRIVACY_CONFIG), (AuditConfig, AUDIT_CONFIG)]
+    ("config", "settings"),
+    [
+        (PrivacyConfig, PRIVACY_CONFIG),
+        (MixingConfig, MIXING_CONFIG),
+        (AuditConfig, AUDIT_CONFIG),
+    ],
 )
-def test_settings_of_what_is_hidden_and_of_an_audit(
+def test_settings_of_what_is_hidden_of_mixing_and_of_an_audit(
     config: type, settings: Mapping[str, tuple[str, object]]
 ) -> None:
     found = _described(config)
@@ -482,7 +510,12 @@ def test_names_that_users_type() -> None:
         assert sorted(table) == NAMES[kind], kind
     assert sorted(["auto", *AUGMENTS]) == NAMES["augment"]
     assert sorted(["auto", *EXITS]) == NAMES["exit"]
-    assert set(NAMES["method to plan"]) == set(METHODS) - {"deepobfuscator", "disco", "nopeek"}
+    assert set(NAMES["method to plan"]) == set(METHODS) - {
+        "datamix",
+        "deepobfuscator",
+        "disco",
+        "nopeek",
+    }
     assert set(NAMES["method to plan"]) < set(NAMES["method to answer by"])
 
 

@@ -311,7 +311,8 @@ def test_a_far_cloud_answers_as_the_one_beside() -> None:
     z = batch(1, 2, 3)
 
     def answer(query: Query) -> Answer:
-        return Answer(payload=EXACT.encode(Reading().answer(decode(query.payload))))
+        logits = Reading().answer(decode(query.payload))
+        return Answer(payload=EXACT.encode(logits), ticket=query.ticket)
 
     with served(answer) as cloud:
         found = cloud.ask(EXACT.encode(z), timeout_s=30)
@@ -340,7 +341,10 @@ def test_a_far_cloud_that_is_not_there_is_late() -> None:
 
 
 def test_a_far_cloud_that_sends_no_answer_is_an_error() -> None:
-    with served(lambda query: Answer(payload=b"nothing")) as cloud, pytest.raises(PayloadError):
+    with (
+        served(lambda query: Answer(payload=b"nothing", ticket=query.ticket)) as cloud,
+        pytest.raises(PayloadError),
+    ):
         cloud.ask(b"", timeout_s=30)
 
 

@@ -48,7 +48,8 @@ def test_weights_loaded_into_a_new_net_give_the_accuracy_that_was_recorded(
             parts.load_state_dict(weights)
     cloud = job.method.cloud_predictor
     answers = None if cloud is None else Beside(cloud)
-    found = evaluate(job.method.edge_predictor, answers, job.dataset.test, job.wire.codec)
+    edge, codec = job.method.edge_predictor, job.wire.codec
+    found = evaluate(edge, answers, job.dataset.test, codec, job.method.shield)
     assert {k: rate and rate.as_json() for k, rate in found.items()} == recorded
 
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from tests.network.conftest import FP32, VALUES, Cloud, Proxy, wait_until
 
+from eaves.codecs.base import decode
 from eaves.errors import PayloadError
 from eaves.network.asking import CloudClient, NoAnswerError
 from eaves.network.certificates import revoke
 from eaves.network.channel import insecure_target, secure_target
 from eaves.network.credentials import Gate, server_credentials
-from eaves.network.eaves_pb2 import Answer
+from eaves.network.eaves_pb2 import Answer, Query
 from eaves.network.refusals import RefusedError
 from eaves.network.trainer import Trainer
 from eaves.network.wire import SERVICE
@@ -167,10 +168,10 @@ def refused(client: CloudClient) -> bool:
 
 
 @contextmanager
-def answering(content: bytes) -> Iterator[str]:
-    """Serve the same bytes to every query; return the address."""
+def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """Serve ``answer`` of every query's bytes; return the address."""
     server = grpc.server(ThreadPoolExecutor(1))
-    method = grpc.unary_unary_rpc_method_handler(lambda request, context: content)
+    method = grpc.unary_unary_rpc_method_handler(lambda request, context: answer(request))
     handlers = grpc.method_handlers_generic_handler(SERVICE, {"Infer": method})
     server.add_generic_rpc_handlers((handlers,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -181,19 +182,47 @@ def answering(content: bytes) -> Iterator[str]:
         server.stop(None).wait()
 
 
+def answer_with(payload: bytes) -> Callable[[bytes], bytes]:
+    """Return what answers every query with ``payload`` and its own ticket."""
+
+    def answer(request: bytes) -> bytes:
+        ticket = Query.FromString(request).ticket
+        return Answer(payload=payload, ticket=ticket).SerializeToString()
+
+    return answer
+
+
 @pytest.mark.parametrize(
-    ("content", "error"),
+    ("answer", "error", "words"),
     [
-        (b"\xff" * 50, NoAnswerError),
-        (b"", PayloadError),
-        (Answer(payload=b"no tensor").SerializeToString(), PayloadError),
-        (Answer(payload=ONES[:-1]).SerializeToString(), PayloadError),
+        (lambda request: b"\xff" * 50, NoAnswerError, None),
+        (lambda request: b"", PayloadError, "another one"),
+        (answer_with(b"no tensor"), PayloadError, None),
+        (answer_with(ONES[:-1]), PayloadError, None),
+        (lambda request: Answer(payload=ONES).SerializeToString(), PayloadError, "another one"),
     ],
-    ids=["garbage", "empty", "no tensor", "truncated"],
+    ids=["garbage", "empty", "no tensor", "truncated", "no ticket"],
 )
 def test_a_garbage_answer_is_an_error_of_ours(
-    client_of: ClientOf, opened: ExitStack, content: bytes, error: type[Exception]
+    client_of: ClientOf,
+    opened: ExitStack,
+    answer: Callable[[bytes], bytes],
+    error: type[Exception],
+    words: str | None,
 ) -> None:
-    address = opened.enter_context(answering(content))
-    with pytest.raises(error):
+    address = opened.enter_context(answering(answer))
+    with pytest.raises(error, match=words):
         client_of(address).ask(ONES, timeout_s=5.0)
+
+
+def test_the_answer_to_another_query_is_refused(client_of: ClientOf, opened: ExitStack) -> None:
+    earlier: list[bytes] = []
+
+    def late_by_one(request: bytes) -> bytes:
+        earlier.append(Query.FromString(request).ticket)
+        return Answer(payload=ONES, ticket=earlier[-2:][0]).SerializeToString()
+
+    client = client_of(opened.enter_context(answering(late_by_one)))
+    assert client.ask(ONES, timeout_s=5.0).equal(decode(ONES))
+    with pytest.raises(PayloadError, match="got that to another one"):
+        client.ask(ONES, timeout_s=5.0)

@@ -22,9 +22,10 @@ from eaves.core.state import State
 from eaves.errors import DivergedError
 from eaves.experiments.build import METHODS
 from eaves.experiments.config import HIDING
-from eaves.methods.setup import Hiding, Method, Setup
+from eaves.methods.setup import Hiding, Method, Mixed, Setup
 from eaves.privacy.bounds import Tanh
 from eaves.privacy.mechanisms import Mechanism
+from eaves.privacy.mixing import MixingLaw
 from eaves.privacy.sources import Keyed
 from eaves.runtime.meters import Totals
 from eaves.runtime.pipeline import Pipeline
@@ -55,6 +56,9 @@ def tiny(name: str) -> Method:
         cloud_schedule=schedule,
         device=torch.device("cpu"),
     )
+    if name == "datamix":
+        mixed = Mixed(law=MixingLaw(group=2), source=Keyed.from_seed(3))
+        return METHODS[name](replace(setup, mixed=mixed))
     if name not in HIDING:
         return METHODS[name](setup)
     hiding = Hiding(

@@ -3,8 +3,8 @@
 ::
 
     inputs ─► edge ─► exit ─► rule ─► final: the exit's answer
-               │                └──► not: features ─► codec ─► cloud ─► the cloud's answer
-               └────────────────────────────────────────────────► late: the exit's all the same
+               │                └──► not: features ─► shield ─► codec ─► cloud ─► shield: the answer
+               └───────────────────────────────────────────────────► late: the exit's all the same
 
 Dimension key:  B batch   S sent, of a batch   K classes
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from eaves.codecs.base import Codec, decode
 from eaves.core.exits import ExitRule
 from eaves.core.roles import CloudPredictor, EdgePredictor
+from eaves.core.shield import Open, Shield
 from eaves.errors import ConfigError, PayloadError
 from eaves.network.asking import CloudClient, NoAnswerError
 
@@ -215,9 +216,11 @@ class Answerer:
         codec: Codec,
         policy: Policy,
         *,
+        shield: Shield | None = None,
         clock: Callable[[], float] = monotonic,
     ):
         self._edge, self._cloud, self._codec, self._policy = edge, cloud, codec, policy
+        self._shield = shield or Open()
         self._breaker, self._clock = Breaker(policy.patience), clock
         self.counts = Counts()
 
@@ -256,20 +259,21 @@ class Answerer:
         if not self._breaker.allows(self._clock()):
             self._count(skipped=1)
             return None, 0
-        payload = self._codec.encode(features[sent_B.to(features.device)])
+        queries, reveal = self._shield.protect(features[sent_B.to(features.device)])
+        payload = self._codec.encode(queries)
         left_s = self._policy.deadline_s - (self._clock() - start_s)
         if left_s <= 0:  # which is not the cloud's fault
             self._count(overdue=1)
             return None, 0
         try:
-            logits_SK = self._cloud.ask(payload, timeout_s=left_s)
+            answers = self._cloud.ask(payload, timeout_s=left_s)
         except CloudLate:
             self._breaker.failed(self._clock())
             self._count(asked=1, late=1)
             return None, len(payload)
         self._breaker.succeeded()
         self._count(asked=1)
-        return logits_SK.detach().cpu(), len(payload)
+        return reveal(answers.detach()).cpu(), len(payload)
 
     def _count(self, *, asked: int = 0, late: int = 0, skipped: int = 0, overdue: int = 0) -> None:
         old = self.counts

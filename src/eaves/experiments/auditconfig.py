@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import final
 
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.config import expect_between
+from eaves.experiments.settings import expect_between
 
 QUICK = ("labels", "attribute", "decoder")
 ATTACKS = (*QUICK, "optimisation", "gan")

@@ -17,13 +17,16 @@ from eaves.errors import ConfigError
 from eaves.experiments.config import HIDING, TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
+from eaves.methods.datamix import datamix
 from eaves.methods.deepobfuscator import deepobfuscator
 from eaves.methods.disco import disco
 from eaves.methods.hierarchical import hierarchical
 from eaves.methods.nopeek import nopeek
 from eaves.methods.priphit import priphit
-from eaves.methods.setup import Hiding, Method, Setup
+from eaves.methods.setup import Hiding, Method, Mixed, Setup
 from eaves.nets.build import NETS, build_net
+from eaves.privacy.mixing import MixingLaw
+from eaves.privacy.sources import Keyed
 from eaves.runtime.traffic import Wire
 
 METHODS: dict[str, Callable[[Setup], Method]] = {
@@ -35,6 +38,7 @@ METHODS: dict[str, Callable[[Setup], Method]] = {
     "nopeek": nopeek,
     "disco": disco,
     "deepobfuscator": deepobfuscator,
+    "datamix": datamix,
 }
 _RATES = {"sgd": 0.1, "adam": 0.002}
 
@@ -156,6 +160,8 @@ def build_method(
         cloud_schedule=_schedule(config, cloud_steps),
         device=pick_device(config.device),
     )
+    if config.method == "datamix":
+        setup = replace(setup, mixed=_mixed(config, secret=secret))
     if config.method not in HIDING:
         return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)
     shape = setup.feature_shape()
@@ -167,6 +173,18 @@ def build_method(
         hiding=hiding,
         privacy=privacy_facts(config, hiding, shape),
     )
+
+
+def _mixed(config: TrainConfig, *, secret: bool) -> Mixed:
+    mixing = config.mixing
+    law = MixingLaw(
+        name=mixing.law,
+        group=mixing.group,
+        max_share=mixing.max_share,
+        max_condition=mixing.max_condition,
+    )
+    source = Keyed.secret() if secret else Keyed.from_seed(config.seed)
+    return Mixed(law=law, source=source, shuffle=mixing.shuffle, cloud_ends=mixing.cloud_ends)
 
 
 def pick_device(name: str) -> torch.device:

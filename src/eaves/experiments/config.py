@@ -5,7 +5,6 @@ Imports no torch, so that the command line can print its help at once.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -13,9 +12,16 @@ from typing import Annotated, Any, final
 import tyro
 
 from eaves.core.specs import LinkSpec, parse_bottleneck, parse_link
-from eaves.errors import ConfigError, unknown
+from eaves.errors import ConfigError
+from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
-from eaves.experiments.settings import from_toml, read_text
+from eaves.experiments.settings import (
+    expect_at_least,
+    expect_between,
+    expect_choice,
+    from_toml,
+    read_text,
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": (
@@ -27,10 +33,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "nopeek",
         "disco",
         "deepobfuscator",
+        "datamix",
     ),
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
-    "augment": ("auto", "none", "flip", "crop", "crop-flip"),
+    "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
     "precision": ("fp32", "bf16"),
     "optimiser": ("auto", "sgd", "adam"),
 }
@@ -51,7 +58,7 @@ class TrainConfig:
 
     method: str = "hierarchical"
     """hierarchical, full-cloud, full-edge, split; priphit, which hides --private attributes, and to
-    compare it with: nopeek, disco, deepobfuscator."""
+    compare it with: nopeek, disco, deepobfuscator; datamix, which answers mixtures of inputs."""
     data: str = "digits"
     """Data set; `eaves data` lists them. Faces name an attribute, as in faces:Smiling."""
     data_root: Path | None = None
@@ -61,7 +68,7 @@ class TrainConfig:
     image_size: int | None = None
     """Resize images to this side (data sets of image files only)."""
     augment: str = "auto"
-    """auto (what suits the data set), none, flip, crop or crop-flip."""
+    """auto (what suits the data set), none, flip, crop, crop-flip, or shift (speech)."""
     net: str = "small"
     """Net; `eaves nets` lists them. Also timm:NAME, torchvision:NAME, FILE.py:NAME."""
     stem: str | None = None
@@ -115,6 +122,8 @@ class TrainConfig:
     # Without a name of its own its flags, and errors about them, have no prefix.
     privacy: Annotated[PrivacyConfig, tyro.conf.arg(name="")] = field(default_factory=PrivacyConfig)
     """What the cloud shall not learn, and how that is hidden: the table `[privacy]`."""
+    mixing: Annotated[MixingConfig, tyro.conf.arg(name="")] = field(default_factory=MixingConfig)
+    """How datamix mixes inputs: the table `[mixing]`."""
     compare: str = ""
     """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with
     commas between, where a variant is a codec or `once`: full-cloud,full-cloud:png,split."""
@@ -122,8 +131,8 @@ class TrainConfig:
     """Folder for the record, the bundle and the checkpoint."""
 
     def __post_init__(self) -> None:
-        for name in CHOICES:
-            expect_choice(self, name)
+        for name, known in CHOICES.items():
+            expect_choice(self, name, known)
         for name in ("epochs", "batch_size", "copies", "threads"):
             expect_at_least(self, name, 1)
         for name in ("train_samples", "max_steps", "cloud_epochs", "image_size"):
@@ -209,30 +218,6 @@ class TrainConfig:
         return text
 
 
-def expect_at_least(config: object, name: str, least: int) -> None:
-    """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``."""
-    value = getattr(config, name)
-    if not isinstance(value, int) or value < least:
-        raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
-
-
-def expect_between(config: object, name: str, low: float, high: float) -> None:
-    """Raise a :class:`ConfigError` where the setting ``name`` is no number from low to high."""
-    value = getattr(config, name)
-    if not (isinstance(value, int | float) and low <= value <= high):
-        raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
-
-
-def expect_choice(config: object, name: str, choices: Iterable[str] | None = None) -> None:
-    """Raise a :class:`ConfigError` where the setting ``name`` is none of ``choices``.
-
-    Without ``choices`` they are those of :data:`CHOICES`.
-    """
-    known = CHOICES[name] if choices is None else tuple(choices)
-    if (value := getattr(config, name)) not in known:
-        raise unknown(name.replace("_", "-"), str(value), known)
-
-
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML file; raises :class:`ConfigError` for what it cannot be."""
     return parse_config(read_text(path), str(path))
@@ -264,7 +249,3 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 def _toml(value: object) -> str:
     """Return a string, number or boolean as TOML: JSON, but for two of its escapes."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

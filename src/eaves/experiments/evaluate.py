@@ -6,6 +6,7 @@ Dimension key:  B batch   K classes
 from eaves.codecs.base import Codec
 from eaves.core.rates import Rate
 from eaves.core.roles import EdgePredictor
+from eaves.core.shield import Open, Shield
 from eaves.data.batches import batches
 from eaves.data.source import Source
 from eaves.experiments.answering import Cloud
@@ -15,22 +16,27 @@ _PATIENCE_S = 60.0
 
 
 def evaluate(
-    edge: EdgePredictor, cloud: Cloud | None, source: Source, codec: Codec
+    edge: EdgePredictor,
+    cloud: Cloud | None,
+    source: Source,
+    codec: Codec,
+    shield: Shield | None = None,
 ) -> dict[str, Rate | None]:
     """Return the accuracy of the cloud's and of the exit's answer; None where there is none.
 
-    The features go through the codec as they do in training.
+    The features go past the shield and through the codec, as they do in use.
 
     Raises:
         CloudLate: the cloud has not answered for a minute.
     """
-    right = {"cloud": 0, "exit": 0}
+    right, shield = {"cloud": 0, "exit": 0}, shield or Open()
     answered = dict.fromkeys(right, 0)
     for batch in batches(source, batch_size=_BATCH, seed=0, epoch=0, shuffle=False):
         features, early = edge.predict(batch.inputs)
         late = None
         if features is not None and cloud is not None:
-            late = cloud.ask(codec.encode(features), timeout_s=_PATIENCE_S)
+            queries, reveal = shield.protect(features)
+            late = reveal(cloud.ask(codec.encode(queries), timeout_s=_PATIENCE_S))
         for name, logits_BK in (("cloud", late), ("exit", early)):
             if logits_BK is not None:
                 right[name] += int((logits_BK.argmax(dim=1).cpu() == batch.labels).sum())

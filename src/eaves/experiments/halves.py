@@ -17,7 +17,7 @@ from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
 from eaves.experiments.config import TrainConfig, load_config
 from eaves.experiments.phases import AugmentedInputs
 from eaves.experiments.settings import from_values
-from eaves.methods.setup import Method
+from eaves.methods.setup import AnswersOnly, Method
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import new_session
 from eaves.network.wire import Terms
@@ -85,7 +85,7 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
         StateError: the bundle does not hold the cloud's half.
     """
     config = replace(origin.config, device=device)
-    _refuse(config)
+    _refuse(config, trains=origin.bundle is None)
     interface = origin.interface or interface_of(config.data, image_size=config.image_size)
     if origin.bundle is None and config.method == "full-cloud" and interface.mean is None:
         raise ConfigError(
@@ -95,7 +95,6 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
     built = build_method(config, interface)
     method = built.method
     terms = terms_of(config, interface, method, built.cut)
-    assert method.cloud is not None  # _refuse has seen to it
     assert method.cloud_predictor is not None
     load_weights(origin, "cloud", method.cloud_modules)
     accepts = Accepts(
@@ -103,7 +102,7 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
         dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
         classes=len(interface.classes),
     )
-    learner = method.cloud
+    learner = method.cloud or AnswersOnly()
     if config.sends_once and config.method == "full-cloud":
         learner = AugmentedInputs(learner, _augment(origin), config.seed)
     half = Half(
@@ -134,7 +133,7 @@ def edge_job(origin: Origin, *, trains: bool = True) -> tuple[Job, Terms]:
         DataError: the data set is missing or damaged.
         StateError: the bundle does not hold the edge's half.
     """
-    _refuse(origin.config)
+    _refuse(origin.config, trains=trains)
     job = build_job(origin.config, secret=True, trains=trains)
     ours, theirs = job.dataset.interface, origin.interface
     if theirs is not None and (ours.input_shape, ours.classes) != (
@@ -204,7 +203,7 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
         DataError: the data set is missing or damaged.
         StorageError: the disk is full.
     """
-    _refuse(config)
+    _refuse(config, trains=True)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
     job = build_job(config)
@@ -214,6 +213,11 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
     write_bundle(folder, sides, facts, session=new_session())
 
 
-def _refuse(config: TrainConfig) -> None:
+def _refuse(config: TrainConfig, *, trains: bool) -> None:
     if config.method == "full-edge":
         raise ConfigError("full-edge sends nothing: train it with `eaves train`, on the device")
+    if trains and config.method == "datamix":
+        raise ConfigError(
+            "datamix is trained in one place: train it with `eaves train`, where the data may be, "
+            "and take its bundle for `eaves serve` and `eaves infer`"
+        )

@@ -16,6 +16,7 @@ from eaves.data.batches import batches
 from eaves.errors import ConfigError
 from eaves.experiments.answering import Answerer, Answers, Cloud, FarCloud, Policy
 from eaves.experiments.calibrating import NAME, read_rule
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, edge_job
 from eaves.experiments.netconfig import InferConfig
 from eaves.network.asking import CloudClient
@@ -46,6 +47,8 @@ class InferRecord:
     bytes_up: int = 0
     latencies_s: list[float] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=dict)
+    shield: dict[str, int] = field(default_factory=dict)
+    """What the shield did, as groups and dummies; empty where there is none."""
     rule: str | None = None
     threshold: float | None = None
 
@@ -80,6 +83,7 @@ class InferRecord:
             "latency_s": {"p50": self.latency_s(0.5), "p99": self.latency_s(0.99)},
             "bytes_up": self.bytes_up,
             "queries": self.asked,
+            "shield": self.shield,
             "rule": self.rule,
             "threshold": self.threshold,
         }
@@ -109,8 +113,11 @@ def infer(
         if target is not None:
             cloud = FarCloud(stack.enter_context(closing(CloudClient(target, origin.session))))
         policy = Policy(rule=rule, deadline_s=config.deadline_ms / 1000)
-        answerer = Answerer(job.method.edge_predictor, cloud, job.wire.codec, policy)
-        source, size = job.dataset.test, config.batch_size
+        method = job.method
+        answerer = Answerer(
+            method.edge_predictor, cloud, job.wire.codec, policy, shield=method.shield
+        )
+        source, size = job.dataset.test, config.batch_size or _together(job.config)
         wanted = min(len(source), config.samples or len(source))
         stream = batches(source, batch_size=size, seed=0, epoch=0, shuffle=False)
         for i, batch in enumerate(islice(stream, -(-wanted // size))):
@@ -118,8 +125,13 @@ def infer(
             answered = Answered(i * size, labels, answerer.answer(batch.inputs[: len(labels)]))
             record.add(answered)
             yield answered
-        record.asked = answerer.counts.as_json()
+        record.asked, record.shield = answerer.counts.as_json(), dict(method.shield.counts)
     yield record
+
+
+def _together(config: TrainConfig) -> int:
+    """Return how many examples are answered together where nothing is said."""
+    return config.mixing.group if config.method == "datamix" else 1
 
 
 def rule_of(config: InferConfig, bundle: Path) -> ExitRule | None:

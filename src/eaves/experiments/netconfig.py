@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, final
 
 from eaves.errors import ConfigError
-from eaves.experiments.config import expect_at_least, expect_between, expect_choice
+from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
 
 AUTH: Final = ("certificates", "tokens")
 WHEN_FULL: Final = ("block", "drop-oldest")
@@ -173,8 +173,8 @@ class InferConfig:
     threshold: float | None = None
     """How sure it has to be, in [0, 1]: confidence above, or entropy (as a share of the largest)
     below."""
-    batch_size: int = 1
-    """Examples that are answered together."""
+    batch_size: int | None = None
+    """Examples that are answered together; by default 1, or the group that datamix mixes."""
     samples: int | None = None
     """Answer this many examples; by default all of the test set."""
 
@@ -184,9 +184,9 @@ class InferConfig:
         if self.threshold is not None:
             expect_between(self, "threshold", 0, 1)
         expect_between(self, "deadline_ms", _LEAST, _MOST)
-        expect_at_least(self, "batch_size", 1)
-        if self.samples is not None:
-            expect_at_least(self, "samples", 1)
+        for name in ("batch_size", "samples"):
+            if getattr(self, name) is not None:
+                expect_at_least(self, name, 1)
         _check_access(self)
         if self.cloud is not None:
             _check_edge(self.cloud, self.name)

@@ -6,8 +6,9 @@ from typing import final
 
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.config import HIDING, expect_at_least, expect_between, expect_choice
+from eaves.experiments.config import CHOICES, HIDING
 from eaves.experiments.privacyconfig import PrivacyConfig
+from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
 from eaves.planner.devices import DEVICES
 from eaves.planner.phases import INFERENCE, TRAINING
 from eaves.planner.profile import INPUT, Profile
@@ -60,7 +61,7 @@ class ProfileConfig:
         if self.exit is not None:
             expect_choice(self, "exit", ("conv", "linear", "mlp"))
         if self.precision is not None:
-            expect_choice(self, "precision")
+            expect_choice(self, "precision", CHOICES["precision"])
         for name, least in (("batch_size", 2), ("classes", 2)):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, least)

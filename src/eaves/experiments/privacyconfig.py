@@ -6,7 +6,8 @@ Imports no torch, so that the command line can print its help at once.
 from dataclasses import dataclass
 from typing import final
 
-from eaves.errors import ConfigError, unknown
+from eaves.errors import ConfigError
+from eaves.experiments.settings import expect_between, expect_choice
 
 BOUNDS = ("tanh", "clip", "l1", "l2")
 LAWS = ("gaussian", "laplace", "none")
@@ -57,17 +58,17 @@ class PrivacyConfig:
     def __post_init__(self) -> None:
         choices = {"bound": BOUNDS, "noise": LAWS, "aim": AIMS, "epsilon_unit": UNITS}
         for name, known in choices.items():
-            if (value := getattr(self, name)) not in known:
-                raise unknown(name.replace("_", "-"), str(value), known)
+            expect_choice(self, name, known)
         for name in ("adversaries", "restarts"):
-            _expect(self, name, 0, 1000)
-        _expect(self, "adversary_steps", 1, 1000)
-        _expect(self, "ramp", 0, 1)
+            expect_between(self, name, 0, 1000)
+        expect_between(self, "adversary_steps", 1, 1000)
+        expect_between(self, "ramp", 0, 1)
         for name in ("noise_scale", "weight"):
-            _expect(self, name, 0, 1e6)
+            expect_between(self, name, 0, 1e6)
         for name in ("bound_limit", "epsilon", "budget"):
-            _expect(self, name, 1e-6, 1e6)
-        _expect(self, "delta", 1e-300, 0.5)
+            if getattr(self, name) is not None:
+                expect_between(self, name, 1e-6, 1e6)
+        expect_between(self, "delta", 1e-300, 0.5)
         if self.epsilon is not None and self.noise == "none":
             raise ConfigError("--epsilon needs noise: choose --noise gaussian or laplace")
         if len(set(self.attributes)) < len(self.attributes):
@@ -77,11 +78,3 @@ class PrivacyConfig:
     def attributes(self) -> tuple[str, ...]:
         """The private attributes."""
         return tuple(name.strip() for name in self.private.split(",") if name.strip())
-
-
-def _expect(config: PrivacyConfig, name: str, low: float, high: float) -> None:
-    """Raise a :class:`ConfigError` where a setting is given and not from ``low`` to ``high``."""
-    value = getattr(config, name)
-    if value is not None and not low <= value <= high:
-        flag = name.replace("_", "-")
-        raise ConfigError(f"expected --{flag} from {low:g} to {high:g}, got {value!r}")

@@ -117,7 +117,8 @@ def _finish(job: Job, position: Position, steps: int, *, complete: bool) -> RunR
     accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
     if complete:
         answers = None if cloud is None else Beside(cloud)
-        accuracy = evaluate(job.method.edge_predictor, answers, job.dataset.test, job.wire.codec)
+        method, codec = job.method, job.wire.codec
+        accuracy = evaluate(method.edge_predictor, answers, job.dataset.test, codec, method.shield)
     record = record_of(job, position.totals, steps, accuracy, complete=complete)
     if complete:
         sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}

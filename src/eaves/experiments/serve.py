@@ -91,15 +91,17 @@ class _Service:
     """What a service is made of: the half, its trainer and the trainer's thread, the server."""
 
     def __init__(self, origin: Origin, config: ServeConfig, group: Group):
-        self._origin, self._config, self._group = origin, config, group
         half, self._method, self._terms = cloud_half(origin, config.device)
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
                 f"--merge {config.merge} is for methods that send nothing back; "
                 f"{origin.config.method} replies to every upload"
             )
+        if self._method.cloud is None:  # trained elsewhere
+            config = replace(config, edges=0)
         self._lessons = _lessons(origin.config, config, group)
         half = replace(half, lessons=self._lessons)
+        self._origin, self._config, self._group = origin, config, group
         folder = config.out / "checkpoint"
         self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
         with ExitStack() as on_error:

@@ -177,3 +177,27 @@ def _parsed(key: str, allowed: tuple[type, ...], text: str) -> Any:
 def _names(allowed: Iterable[type]) -> str:
     words = {bool: "true or false", Path: "a path"}
     return " or ".join(words.get(t, t.__name__) for t in allowed if t is not type(None))
+
+
+def expect_at_least(config: object, name: str, least: int) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``."""
+    value = getattr(config, name)
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
+
+
+def expect_between(config: object, name: str, low: float, high: float) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is no number from low to high."""
+    value = getattr(config, name)
+    if not (isinstance(value, int | float) and low <= value <= high):
+        raise ConfigError(f"expected {_flag(name)} from {low:g} to {high:g}, got {value!r}")
+
+
+def expect_choice(config: object, name: str, choices: Iterable[str]) -> None:
+    """Raise a :class:`ConfigError` where the setting ``name`` is none of ``choices``."""
+    if (value := getattr(config, name)) not in choices:
+        raise unknown(name.replace("_", "-"), str(value), choices)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -4,7 +4,7 @@ Dimension key:  B batch   K classes
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -14,11 +14,20 @@ from torch.nn.functional import cross_entropy
 from eaves.core.bottleneck import with_bottleneck
 from eaves.core.net import SplitNet, StagedNet, output_shape, split_at
 from eaves.core.optimise import OneCycle, Optimised
-from eaves.core.roles import CloudLearner, CloudPredictor, EdgeLearner, EdgePredictor, Losses
+from eaves.core.roles import (
+    CloudLearner,
+    CloudPredictor,
+    EdgeLearner,
+    EdgePredictor,
+    Losses,
+    Upload,
+)
+from eaves.core.shield import Open, Shield
 from eaves.core.specs import parse_bottleneck
 from eaves.errors import ConfigError
 from eaves.privacy.mechanisms import Mechanism
-from eaves.privacy.sources import Keyed
+from eaves.privacy.mixing import MixingLaw
+from eaves.privacy.sources import Keyed, Source
 
 
 @final
@@ -52,6 +61,20 @@ class Hiding:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """How an edge mixes inputs, in training and in use."""
+
+    law: MixingLaw
+    source: Source
+    """Of the coefficients in inference; the cloud must not know how they were drawn."""
+    shuffle: bool = False
+    """Queries of all groups of a batch leave in random order."""
+    cloud_ends: str | None = None
+    """The last stage of the cloud, whose answer comes back; None: that of the whole net."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """The choices that a method is built from. ``normalise`` becomes the first layer of all."""
 
@@ -66,10 +89,14 @@ class Setup:
     cloud_schedule: OneCycle
     device: torch.device
     hiding: Hiding | None = None
+    mixed: Mixed | None = None
 
-    def split(self) -> SplitNet:
-        """Divide the net, with the bottleneck if one is wanted; the edge part takes raw inputs."""
-        split = split_at(self.net, self.cut)
+    def split(self, net: StagedNet | None = None) -> SplitNet:
+        """Divide the net, with the bottleneck if one is wanted; the edge part takes raw inputs.
+
+        ``net`` is what is divided instead of the whole of it.
+        """
+        split = split_at(net or self.net, self.cut)
         if self.bottleneck is not None:
             shape = output_shape(split.edge, self.input_shape)
             bounded = self.hiding is not None
@@ -104,6 +131,8 @@ class Method:
     """The edge that sends what it has learnt to, where the method can send once."""
     edge_first: bool = False
     """The edge learns alone, before anything is sent."""
+    shield: Shield = field(default_factory=Open)
+    """What is done to features in inference, and undone on the answers."""
 
 
 def hiding_of(setup: Setup) -> Hiding:
@@ -142,6 +171,20 @@ class CloudAnswers(CloudPredictor):
         with torch.no_grad():
             logits: Tensor = self._net.eval()(features.to(self._device))
         return logits
+
+
+@final
+class AnswersOnly(CloudLearner):
+    """The cloud half of a method that is trained in one place: it answers, and learns nothing."""
+
+    @property
+    def part(self) -> None:
+        """Nothing is trained."""
+        return
+
+    def step(self, upload: Upload) -> tuple[Tensor | None, Losses]:
+        """Refuse."""
+        raise ConfigError("this cloud half answers queries, and learns from no upload")
 
 
 def classify(part: Optimised, net: nn.Module, x: Tensor, y_B: Tensor) -> Losses:

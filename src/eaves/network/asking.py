@@ -1,5 +1,6 @@
 """Queries to a cloud: features up, logits down, within a deadline."""
 
+import os
 from typing import Any, Final, final
 
 import grpc
@@ -15,6 +16,7 @@ from eaves.network.refusals import FATAL, RefusedError
 from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
 _LARGEST_BYTES: Final = 16 * 2**20  # of an answer
+_TICKET_BYTES: Final = 16
 
 
 @final
@@ -40,11 +42,17 @@ class CloudClient:
 
         Raises:
             NoAnswerError: there is no answer in time.
-            PayloadError: what came is no answer.
+            PayloadError: what came is no answer, or that to another query.
             RefusedError: the cloud refuses this edge or its bundle.
         """
-        query = Query(protocol=PROTOCOL, session=self._session, payload=payload)
+        ticket = os.urandom(_TICKET_BYTES)
+        query = Query(protocol=PROTOCOL, session=self._session, payload=payload, ticket=ticket)
         answer = self._called(self._infer, query, timeout_s)
+        if answer.ticket != ticket:
+            raise PayloadError(
+                f"expected the answer to this query from {self._target.address}, got that to "
+                "another one: something between mixes answers up, or the cloud is of an older Eaves"
+            )
         return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
 
     def steps_left(self, *, timeout_s: float) -> int:

@@ -4,54 +4,57 @@
 # source: eaves/network/eaves.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "eaves/network/eaves.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'eaves/network/eaves.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x19\x65\x61ves/network/eaves.proto\x12\x08\x65\x61ves.v1"\x7f\n\x0b\x45\x64geMessage\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.eaves.v1.HelloH\x00\x12"\n\x06upload\x18\x02 \x01(\x0b\x32\x10.eaves.v1.UploadH\x00\x12"\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.eaves.v1.FinishH\x00\x42\x06\n\x04kind"b\n\x0c\x43loudMessage\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.eaves.v1.WelcomeH\x00\x12$\n\x07receipt\x18\x02 \x01(\x0b\x32\x11.eaves.v1.ReceiptH\x00\x42\x06\n\x04kind"|\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05terms\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\x0f\n\x07session\x18\x05 \x01(\t\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04"[\n\x07Welcome\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bport_offset\x18\x04 \x01(\r"7\n\x06Upload\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07\x66ollows\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c"\x15\n\x06\x46inish\x12\x0b\n\x03seq\x18\x01 \x01(\x04":\n\x07Receipt\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\x12\r\n\x05reply\x18\x03 \x01(\x0c";\n\x05Query\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c"\x19\n\x06\x41nswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c"\x0f\n\rStatusRequest"\x98\x01\n\x0bStatusReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\r\n\x05terms\x18\x04 \x01(\t\x12\r\n\x05steps\x18\x05 \x01(\x04\x12#\n\x05\x65\x64ges\x18\x06 \x03(\x0b\x32\x14.eaves.v1.EdgeStatus\x12\x12\n\nsteps_left\x18\x07 \x01(\x04"a\n\nEdgeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x03 \x01(\x04\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\x32\xa9\x01\n\x05\x43loud\x12:\n\x05Train\x12\x15.eaves.v1.EdgeMessage\x1a\x16.eaves.v1.CloudMessage(\x01\x30\x01\x12*\n\x05Infer\x12\x0f.eaves.v1.Query\x1a\x10.eaves.v1.Answer\x12\x38\n\x06Status\x12\x17.eaves.v1.StatusRequest\x1a\x15.eaves.v1.StatusReplyb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x61ves/network/eaves.proto\x12\x08\x65\x61ves.v1\"\x7f\n\x0b\x45\x64geMessage\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.eaves.v1.HelloH\x00\x12\"\n\x06upload\x18\x02 \x01(\x0b\x32\x10.eaves.v1.UploadH\x00\x12\"\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.eaves.v1.FinishH\x00\x42\x06\n\x04kind\"b\n\x0c\x43loudMessage\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.eaves.v1.WelcomeH\x00\x12$\n\x07receipt\x18\x02 \x01(\x0b\x32\x11.eaves.v1.ReceiptH\x00\x42\x06\n\x04kind\"|\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05terms\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\x0f\n\x07session\x18\x05 \x01(\t\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\"[\n\x07Welcome\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bport_offset\x18\x04 \x01(\r\"7\n\x06Upload\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07\x66ollows\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x15\n\x06\x46inish\x12\x0b\n\x03seq\x18\x01 \x01(\x04\":\n\x07Receipt\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x04\x12\r\n\x05reply\x18\x03 \x01(\x0c\"K\n\x05Query\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\")\n\x06\x41nswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\"\x0f\n\rStatusRequest\"\x98\x01\n\x0bStatusReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\r\n\x05terms\x18\x04 \x01(\t\x12\r\n\x05steps\x18\x05 \x01(\x04\x12#\n\x05\x65\x64ges\x18\x06 \x03(\x0b\x32\x14.eaves.v1.EdgeStatus\x12\x12\n\nsteps_left\x18\x07 \x01(\x04\"a\n\nEdgeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x03 \x01(\x04\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\x32\xa9\x01\n\x05\x43loud\x12:\n\x05Train\x12\x15.eaves.v1.EdgeMessage\x1a\x16.eaves.v1.CloudMessage(\x01\x30\x01\x12*\n\x05Infer\x12\x0f.eaves.v1.Query\x1a\x10.eaves.v1.Answer\x12\x38\n\x06Status\x12\x17.eaves.v1.StatusRequest\x1a\x15.eaves.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "eaves.network.eaves_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eaves.network.eaves_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_EDGEMESSAGE"]._serialized_start = 39
-    _globals["_EDGEMESSAGE"]._serialized_end = 166
-    _globals["_CLOUDMESSAGE"]._serialized_start = 168
-    _globals["_CLOUDMESSAGE"]._serialized_end = 266
-    _globals["_HELLO"]._serialized_start = 268
-    _globals["_HELLO"]._serialized_end = 392
-    _globals["_WELCOME"]._serialized_start = 394
-    _globals["_WELCOME"]._serialized_end = 485
-    _globals["_UPLOAD"]._serialized_start = 487
-    _globals["_UPLOAD"]._serialized_end = 542
-    _globals["_FINISH"]._serialized_start = 544
-    _globals["_FINISH"]._serialized_end = 565
-    _globals["_RECEIPT"]._serialized_start = 567
-    _globals["_RECEIPT"]._serialized_end = 625
-    _globals["_QUERY"]._serialized_start = 627
-    _globals["_QUERY"]._serialized_end = 686
-    _globals["_ANSWER"]._serialized_start = 688
-    _globals["_ANSWER"]._serialized_end = 713
-    _globals["_STATUSREQUEST"]._serialized_start = 715
-    _globals["_STATUSREQUEST"]._serialized_end = 730
-    _globals["_STATUSREPLY"]._serialized_start = 733
-    _globals["_STATUSREPLY"]._serialized_end = 885
-    _globals["_EDGESTATUS"]._serialized_start = 887
-    _globals["_EDGESTATUS"]._serialized_end = 984
-    _globals["_CLOUD"]._serialized_start = 987
-    _globals["_CLOUD"]._serialized_end = 1156
+  DESCRIPTOR._loaded_options = None
+  _globals['_EDGEMESSAGE']._serialized_start=39
+  _globals['_EDGEMESSAGE']._serialized_end=166
+  _globals['_CLOUDMESSAGE']._serialized_start=168
+  _globals['_CLOUDMESSAGE']._serialized_end=266
+  _globals['_HELLO']._serialized_start=268
+  _globals['_HELLO']._serialized_end=392
+  _globals['_WELCOME']._serialized_start=394
+  _globals['_WELCOME']._serialized_end=485
+  _globals['_UPLOAD']._serialized_start=487
+  _globals['_UPLOAD']._serialized_end=542
+  _globals['_FINISH']._serialized_start=544
+  _globals['_FINISH']._serialized_end=565
+  _globals['_RECEIPT']._serialized_start=567
+  _globals['_RECEIPT']._serialized_end=625
+  _globals['_QUERY']._serialized_start=627
+  _globals['_QUERY']._serialized_end=702
+  _globals['_ANSWER']._serialized_start=704
+  _globals['_ANSWER']._serialized_end=745
+  _globals['_STATUSREQUEST']._serialized_start=747
+  _globals['_STATUSREQUEST']._serialized_end=762
+  _globals['_STATUSREPLY']._serialized_start=765
+  _globals['_STATUSREPLY']._serialized_end=917
+  _globals['_EDGESTATUS']._serialized_start=919
+  _globals['_EDGESTATUS']._serialized_end=1016
+  _globals['_CLOUD']._serialized_start=1019
+  _globals['_CLOUD']._serialized_end=1188
 # @@protoc_insertion_point(module_scope)

@@ -81,20 +81,24 @@ class Receipt(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., reply: _Optional[bytes] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("protocol", "session", "payload")
+    __slots__ = ("protocol", "session", "payload", "ticket")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     session: str
     payload: bytes
-    def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    ticket: bytes
+    def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., payload: _Optional[bytes] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("payload",)
+    __slots__ = ("payload", "ticket")
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
-    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+    ticket: bytes
+    def __init__(self, payload: _Optional[bytes] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -54,6 +54,7 @@ from eaves.network.workqueue import QueryWork, UploadWork
 
 _TICK_S: Final = 1.0  # how soon a revoked edge is noticed
 _MAX_RUN_NAME: Final = 64
+_MOST_TICKET: Final = 64
 _MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
 _log = logging.getLogger(__name__)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
@@ -207,7 +208,9 @@ class Service:
                 raise ConfigError(_other_session(query.session, self._trainer.session))
             if self._queries >= self._limits.max_waiting_queries:
                 raise BusyError(f"{self._queries} queries are waiting, which is the limit")
-            return Answer(payload=await self._answered(query.payload))
+            if len(query.ticket) > _MOST_TICKET:
+                raise PayloadError(f"expected a ticket of up to {_MOST_TICKET} bytes")
+            return Answer(payload=await self._answered(query.payload), ticket=query.ticket)
         except EavesError as error:
             await _abort(context, error)
             raise AssertionError("abort has raised") from error

@@ -81,6 +81,13 @@ def _print_record(record: InferRecord, printed: Console) -> None:
         f"{asked['asked']:,} queries, {asked['late']:,} late, {asked['skipped']:,} not tried",
         highlight=False,
     )
+    if record.shield:
+        done = record.shield
+        printed.out(
+            f"mixed: {done['groups']:,} groups, {done['dummies']:,} dummies to fill them, "
+            f"{done['redrawn']:,} mixtures drawn again because they were beyond a bound",
+            highlight=False,
+        )
 
 
 def _percent(rate: Rate) -> str:

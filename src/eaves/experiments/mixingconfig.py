@@ -1,0 +1,38 @@
+"""How a run mixes inputs: frozen, checked, part of a training run's configuration.
+
+Imports no torch, so that the command line can print its help at once.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
+
+LAWS = ("orthogonal", "convex", "affine")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """How datamix mixes the features of a group of inputs (``[mixing]`` in TOML)."""
+
+    group: int = 2
+    """datamix: inputs that are mixed together."""
+    law: str = "orthogonal"
+    """How they are mixed: orthogonal, affine (parts of either sign), or convex (positive parts)."""
+    max_share: float = 0.8
+    """No input has more than this share of the energy of what is sent."""
+    max_condition: float = 4.0
+    """Largest condition number of the mixture: how much worse some answers may become than
+    others when they are taken apart."""
+    shuffle: bool = False
+    """What is sent for all groups of a batch leaves in random order."""
+    cloud_ends: str | None = None
+    """The cloud's last stage; what comes after it runs on the edge. By default the cloud ends with
+    the net, and its answers are mixed logits."""
+
+    def __post_init__(self) -> None:
+        expect_choice(self, "law", LAWS)
+        expect_at_least(self, "group", 2)
+        expect_between(self, "max_share", 0, 1)
+        expect_between(self, "max_condition", 1, 1e6)

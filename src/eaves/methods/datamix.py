@@ -1,0 +1,213 @@
+r"""DataMix: inference on privately mixed inputs.
+
+The net is divided in three, f3 . f2 . f1; the edge has the ends, the cloud the middle::
+
+    h_i = f1(x_i)                       i = 1..K              edge
+    q_j = sum_i C_ji h_i                C secret, K x K, fresh for every group
+    r_j = f2(q_j)                       K queries, an ordinary batch      cloud
+    z_i = sum_j (C^-1)_ij r_j ;  y_i = f3(z_i)                            edge
+
+    L   = mean_i CE(f3(sum_j (C^-1)_ij f2(sum_k C_jk f1(x_k))), y_i)      C anew in each step
+
+The answer is exact where f2 is linear on what a group spans, and f2 is trained to be good enough.
+Training happens in one place, where the data may be; nothing is sent in it. The paper is known from
+its abstract; sizes, laws and schedules are ours. Laws of C: :mod:`eaves.privacy.mixing`. What this
+does **not** protect: ``docs/threat_model.md``.
+
+Dimension key:  B batch   G groups   K inputs of a group   D dummies   ... shape of the features
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from eaves.core.net import SplitNet, StagedNet, output_shape, split_at
+from eaves.core.optimise import Optimised
+from eaves.core.roles import Batch, EdgeLearner, Losses
+from eaves.core.shield import Reveal, Shield
+from eaves.core.state import State, joined, parted
+from eaves.errors import ConfigError, PayloadError, StateError
+from eaves.methods.setup import CloudAnswers, EdgeAnswers, Method, Mixed, Setup, share_right
+from eaves.privacy.mixing import Mixing, MixingLaw
+from eaves.privacy.sources import Pseudo, Source
+
+INPUT = "input"
+"""The cut before the first stage: inputs are mixed as they are, but for their normalisation."""
+_STOCK = 32  # dummies that a bundle holds
+
+
+@final
+class Dummies(nn.Module):
+    """Features of training inputs, for groups that real ones do not fill."""
+
+    stock: Tensor
+
+    def __init__(self, feature_shape: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("stock", torch.zeros(_STOCK, *feature_shape))
+
+    @torch.no_grad()
+    def keep(self, features: Tensor) -> None:
+        """Take features (B, ...) in place of the oldest."""
+        newest = features[:_STOCK].detach().to(self.stock)
+        self.stock.copy_(torch.cat([newest, self.stock])[:_STOCK])
+
+    def some(self, n: int, source: Source) -> Tensor:
+        """Return ``n`` of them, in random order; the same one twice only where n > D."""
+        order = source.normal((n // _STOCK + 1, _STOCK)).argsort(dim=1).flatten()[:n]
+        found: Tensor = self.stock[order.to(self.stock.device)]
+        return found
+
+
+@final
+class MixingLearner(EdgeLearner):
+    """f1, f2 and f3 together, trained as they will be used: on mixtures, with C anew each step."""
+
+    one_way: ClassVar[bool] = True
+
+    def __init__(self, part: Optimised, law: MixingLaw):
+        self._part, self._law = part, law
+        self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+
+    @property
+    def part(self) -> Optimised:
+        """All three parts of the net."""
+        return self._part
+
+    def step(self, batch: Batch) -> tuple[None, Losses]:
+        """Learn from one batch; nothing is sent."""
+        x, y_B = batch.inputs.to(self.part.device), batch.labels.to(self.part.device)
+        modules, group = self.part.modules, self._law.group
+        modules.train()
+        with self.part.forward():
+            h = modules["edge"](x)
+            places = torch.arange(-(-len(h) // group) * group) % len(h)  # the last group is filled
+            mixing = self._law.draw(len(places) // group, Pseudo(self._generator))
+            r = modules["cloud"](mixing.mix(h[places].float()))
+            logits_BK = modules["head"](mixing.unmix(r.float())[: len(h)])
+            loss = cross_entropy(logits_BK.float(), y_B)
+        modules["dummies"].keep(h)  # type: ignore[operator]
+        return None, {"loss": self.part.descend(loss), "accuracy": share_right(logits_BK, y_B)}
+
+    def state(self) -> State:
+        """Return a copy of the state, and how far coefficients were drawn."""
+        drawn = State({"generator": self._generator.get_state()})
+        return joined({"part": self.part.state(), "mixing": drawn})
+
+    def load_state(self, state: State) -> None:
+        """Go on from ``state``; raises ``StateError`` where it does not fit."""
+        states = parted(state, ("part", "mixing"))
+        try:
+            self._generator.set_state(states["mixing"].tensors["generator"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise StateError(f"the saved state belongs to another edge: {error!r}") from error
+        self.part.load_state(states["part"])
+
+
+@final
+class MixingShield(Shield):
+    """Mixes what leaves in groups, and takes the answers apart again."""
+
+    def __init__(
+        self, mixed: Mixed, dummies: Dummies, head: nn.Module, answer_shape: tuple[int, ...]
+    ):
+        self._mixed, self._dummies, self._head = mixed, dummies, head
+        self._answer_shape = answer_shape
+        self._counts = Counter({"groups": 0, "dummies": 0, "redrawn": 0})
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """So far: groups, dummies that filled them, and matrices that were drawn again."""
+        return dict(self._counts)
+
+    def protect(self, features: Tensor) -> tuple[Tensor, Reveal]:
+        """Return queries (G K, ...) for features (B, ...), and what reads the answers."""
+        law, source = self._mixed.law, self._mixed.source
+        self._dummies.eval()
+        missing = -len(features) % law.group
+        filled = torch.cat([features, self._dummies.some(missing, source).to(features)])
+        mixing = law.draw(len(filled) // law.group, source)
+        done = {"groups": mixing.groups, "dummies": missing, "redrawn": mixing.redrawn}
+        self._counts.update(done)
+        queries, order = mixing.mix(filled.float()), torch.arange(len(filled))
+        if self._mixed.shuffle:
+            order = source.normal((len(filled),)).argsort()
+        secret = Secret(mixing=mixing, order=order, inputs=len(features))
+        return queries[order.to(queries.device)], lambda answers: self._reveal(answers, secret)
+
+    def _reveal(self, answers: Tensor, secret: "Secret") -> Tensor:
+        expected = (len(secret.order), *self._answer_shape)
+        if answers.shape != expected or not answers.is_floating_point():
+            raise PayloadError(
+                f"expected float answers of shape {expected} to {expected[0]} mixtures, got "
+                f"{answers.dtype} of shape {tuple(answers.shape)}"
+            )
+        if not bool(torch.isfinite(answers).all()):
+            raise PayloadError("expected finite answers to mixtures, got NaN or infinity")
+        back = secret.order.argsort().to(answers.device)
+        z = secret.mixing.unmix(answers[back].float())[: secret.inputs]
+        with torch.no_grad():
+            logits: Tensor = self._head.eval()(z)
+        return logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Secret:
+    """What the edge keeps of a batch until its answers come."""
+
+    mixing: Mixing
+    order: Tensor
+    """Place among the mixtures of each query that was sent."""
+    inputs: int
+    """How many of the answers are wanted: the others are dummies."""
+
+
+def datamix(setup: Setup) -> Method:
+    """Build all three parts; the edge's learner trains them together."""
+    if setup.mixed is None:
+        raise ConfigError("this method mixes inputs: say how, in [mixing]")
+    mixed = setup.mixed
+    body, head = _without_head(setup.net, setup.cut, mixed.cloud_ends)
+    split = _split(setup, body)
+    dummies = Dummies(output_shape(split.edge, setup.input_shape))
+    edge_modules: dict[str, nn.Module] = {"edge": split.edge, "head": head, "dummies": dummies}
+    whole = Optimised({**edge_modules, "cloud": split.cloud}, setup.edge_schedule, setup.device)
+    answer_shape = output_shape(split.cloud, dummies.stock.shape[1:])
+    return Method(
+        edge=MixingLearner(whole, mixed.law),
+        cloud=None,
+        edge_predictor=EdgeAnswers(split.edge, None, setup.device),
+        cloud_predictor=CloudAnswers(split.cloud, setup.device),
+        edge_modules=edge_modules,
+        cloud_modules={"cloud": split.cloud},
+        shield=MixingShield(mixed, dummies, head, answer_shape),
+    )
+
+
+def _split(setup: Setup, body: StagedNet) -> SplitNet:
+    """Divide what is not the head; at :data:`INPUT` the edge normalises and does nothing else."""
+    if setup.cut != INPUT:
+        return setup.split(body)
+    if setup.bottleneck is not None:
+        raise ConfigError("a --bottleneck narrows features: name a --cut after a stage for it")
+    return SplitNet(setup.normalise, body, INPUT)
+
+
+def _without_head(net: StagedNet, cut: str, last: str | None) -> tuple[StagedNet, nn.Module]:
+    """Divide the net after the cloud's last stage; without one, its answers are the logits."""
+    if last is None or last == net.names[-1]:
+        return net, nn.Identity()
+    parts = split_at(net, last)
+    body, head = parts.edge, parts.cloud
+    assert isinstance(body, StagedNet)
+    if cut not in (INPUT, *body.names[:-1]):
+        raise ConfigError(
+            f"expected the cloud's last stage (--cloud-ends) after the cut {cut!r}, got {last!r}"
+        )
+    return body, head

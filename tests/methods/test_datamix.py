@@ -1,0 +1,217 @@
+"""DataMix: mixed on the edge, answered in the cloud, taken apart on the edge.
+
+Dimension key:  B batch   K classes   Q queries
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eaves.core.net import Normalise, StagedNet
+from eaves.core.optimise import OneCycle
+from eaves.core.roles import Batch
+from eaves.errors import ConfigError, PayloadError
+from eaves.methods.datamix import Dummies, MixingLearner, MixingShield, datamix
+from eaves.methods.setup import Method, Mixed, Setup
+from eaves.privacy.mixing import MixingLaw
+from eaves.privacy.sources import Keyed
+
+K = 3
+
+
+def setup_of(group: int = 2, *, shuffle: bool = False, cloud_ends: str | None = None) -> Setup:
+    torch.manual_seed(0)
+    stages = [
+        ("stem", nn.Sequential(nn.Linear(6, 8), nn.ReLU())),
+        ("middle", nn.Linear(8, 8)),
+        ("last", nn.Linear(8, K)),
+    ]
+    schedule = OneCycle(total_steps=40, lr=0.05)
+    return Setup(
+        net=StagedNet(stages),
+        normalise=Normalise([0.0], [1.0], spatial_dims=0),
+        input_shape=(6,),
+        classes=K,
+        cut="stem",
+        bottleneck=None,
+        exit="linear",
+        edge_schedule=schedule,
+        cloud_schedule=schedule,
+        device=torch.device("cpu"),
+        mixed=Mixed(
+            law=MixingLaw(group=group),
+            source=Keyed.from_seed(1),
+            shuffle=shuffle,
+            cloud_ends=cloud_ends,
+        ),
+    )
+
+
+def inputs(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def answered(method: Method, x_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what was sent for inputs, and the logits made of the answers."""
+    features, early = method.edge_predictor.predict(x_BF)
+    assert features is not None
+    assert early is None
+    assert method.cloud_predictor is not None
+    queries, reveal = method.shield.protect(features)
+    return queries, reveal(method.cloud_predictor.answer(queries))
+
+
+@pytest.mark.parametrize("cloud_ends", [None, "middle", "last"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+@pytest.mark.parametrize("group", [2, 3, 4])
+def test_with_a_linear_cloud_the_answers_are_those_of_the_net_itself(
+    group: int, n: int, shuffle: bool, cloud_ends: str | None
+) -> None:
+    setup, x_BF = setup_of(group, shuffle=shuffle, cloud_ends=cloud_ends), inputs(n)
+    method = datamix(setup)
+    queries, logits_BK = answered(method, x_BF)
+    assert len(queries) == -(-n // group) * group
+    torch.testing.assert_close(logits_BK, setup.whole()(x_BF), rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_can_be_mixed_themselves() -> None:
+    setup, x_BF = replace(setup_of(3), cut="input"), inputs(6)
+    linear = StagedNet([("middle", nn.Linear(6, 8)), ("last", nn.Linear(8, K))])
+    method = datamix(replace(setup, net=linear))
+    queries, logits_BK = answered(method, x_BF)
+    assert queries.shape == x_BF.shape
+    torch.testing.assert_close(logits_BK, linear(x_BF), rtol=1e-4, atol=1e-4)
+    assert not list(method.edge_modules["edge"].parameters())
+    with pytest.raises(ConfigError, match="name a --cut after a stage"):
+        datamix(replace(setup, bottleneck=2))
+
+
+def test_no_query_is_a_source_and_every_batch_is_mixed_anew() -> None:
+    method, x_BF = datamix(setup_of(4)), inputs(8)
+    features, _ = method.edge_predictor.predict(x_BF)
+    assert features is not None
+    sent = [method.shield.protect(features)[0] for _ in range(2)]
+    for queries in sent:
+        assert torch.cdist(queries, features).min() > 0.05
+    assert torch.cdist(*sent).min() > 1e-3
+
+
+def test_a_group_is_filled_with_dummies_that_nobody_reports() -> None:
+    method = datamix(setup_of(4))
+    method.edge.step(Batch(inputs(40), torch.arange(40) % K))
+    _, logits_BK = answered(method, inputs(5))
+    assert logits_BK.shape == (5, K)
+    assert method.shield.counts == {
+        "groups": 2,
+        "dummies": 3,
+        "redrawn": method.shield.counts["redrawn"],
+    }
+    dummies = method.edge_modules["dummies"]
+    assert isinstance(dummies, Dummies)
+    assert torch.cdist(dummies.stock, dummies.stock).fill_diagonal_(1).min() > 1e-3
+    assert "stock" in dummies.state_dict()  # it is in the edge's half of a bundle
+
+
+def test_dummies_are_drawn_without_return_and_the_newest_are_kept() -> None:
+    dummies = Dummies((2,))
+    dummies.keep(torch.arange(100.0)[:, None].expand(100, 2))
+    assert sorted(dummies.some(32, Keyed.from_seed(0))[:, 0].tolist()) == list(range(32))
+    dummies.keep(torch.full((3, 2), -1.0))
+    assert dummies.stock[:, 0].tolist() == [-1.0] * 3 + list(range(29))
+    assert dummies.some(70, Keyed.from_seed(0)).shape == (70, 2)
+    assert dummies.some(0, Keyed.from_seed(0)).shape == (0, 2)
+
+
+def test_shuffling_sends_the_same_queries_in_another_order() -> None:
+    x_BF = inputs(30)
+    plain, _ = answered(datamix(setup_of(3)), x_BF)
+    shuffled, _ = answered(datamix(setup_of(3, shuffle=True)), x_BF)
+    assert not plain.equal(shuffled)
+    torch.testing.assert_close(plain.sort(dim=0).values, shuffled.sort(dim=0).values)
+
+
+def test_answers_in_another_order_are_of_no_use() -> None:
+    """The transport keeps the order, and says so by its ticket; here is why it has to."""
+    method, x_BF = datamix(setup_of(4)), inputs(8)
+    features, _ = method.edge_predictor.predict(x_BF)
+    assert features is not None
+    assert method.cloud_predictor is not None
+    queries, reveal = method.shield.protect(features)
+    answers = method.cloud_predictor.answer(queries)
+    assert (reveal(answers.flip(0)) - reveal(answers)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda r: r[:-1],
+            r"answers of shape \(4, 3\) to 4 mixtures, got torch.float32 .*\(3, 3\)",
+        ),
+        (lambda r: torch.cat([r, r]), r"got torch.float32 of shape \(8, 3\)"),
+        (lambda r: r[:, :2], r"got torch.float32 of shape \(4, 2\)"),
+        (lambda r: r.long(), "got torch.int64"),
+        (lambda r: r.index_fill(0, torch.tensor([1]), float("nan")), "got NaN or infinity"),
+        (lambda r: r * float("inf"), "got NaN or infinity"),
+    ],
+    ids=["missing", "too many", "another width", "integers", "nan", "infinity"],
+)
+def test_what_is_no_answer_is_refused(change: object, words: str) -> None:
+    method = datamix(setup_of(2))
+    features, _ = method.edge_predictor.predict(inputs(4))
+    assert features is not None
+    assert method.cloud_predictor is not None
+    assert callable(change)
+    queries, reveal = method.shield.protect(features)
+    answers = method.cloud_predictor.answer(queries)
+    with pytest.raises(PayloadError, match=words):
+        reveal(change(answers))
+
+
+def test_the_head_stays_on_the_edge() -> None:
+    method = datamix(setup_of(cloud_ends="middle"))
+    assert set(method.cloud_modules) == {"cloud"}
+    assert set(method.edge_modules) == {"edge", "head", "dummies"}
+    weights = {tuple(p.shape) for p in method.cloud_modules["cloud"].parameters()}
+    assert weights == {(8, 8), (8,)}
+    assert isinstance(method.shield, MixingShield)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cloud_ends": "stem"}, r"last stage \(--cloud-ends\) after the cut 'stem', got 'stem'"),
+        ({"cloud_ends": "nowhere"}, "unknown cut 'nowhere'"),
+    ],
+)
+def test_an_end_that_leaves_the_cloud_nothing_is_refused(
+    change: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        datamix(setup_of(cloud_ends=change["cloud_ends"]))
+
+
+def test_how_to_mix_has_to_be_said() -> None:
+    with pytest.raises(ConfigError, match=r"say how, in \[mixing\]"):
+        datamix(replace(setup_of(), mixed=None))
+
+
+def test_every_step_mixes_anew_and_the_gradient_reaches_all_parts() -> None:
+    method = datamix(setup_of(2, cloud_ends="middle"))
+    learner = method.edge
+    assert isinstance(learner, MixingLearner)
+    before = {k: v.clone() for k, v in learner.part.modules.state_dict().items()}
+    drawn = learner.state().tensors["mixing/generator"]
+    learner.step(Batch(inputs(7), torch.arange(7) % K))  # 7: the last group is not full
+    after = learner.part.modules.state_dict()
+    changed = {k.split(".")[0] for k, v in after.items() if not v.equal(before[k])}
+    assert changed == {"edge", "cloud", "head", "dummies"}
+    assert not learner.state().tensors["mixing/generator"].equal(drawn)
+
+
+def test_one_input_alone_can_be_learnt_from() -> None:
+    _, losses = datamix(setup_of(4)).edge.step(Batch(inputs(1), torch.tensor([0])))
+    assert 0 < losses["loss"] < 10
