@@ -153,6 +153,7 @@ MIXING_CONFIG = {
     "max_share": ("float", 0.8),
     "max_condition": ("float", 4.0),
     "shuffle": ("bool", False),
+    "hardened": ("bool", False),
     "cloud_ends": ("str or None", None),
 }
 # Settings of what is hidden: keys of the table [privacy], and flags of eaves train as they are.
@@ -288,7 +289,7 @@ NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
 }
 # Fields and methods of each.
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
-    "TrainConfig": (TRAIN_CONFIG, ["hash", "link_spec", "sends_once", "to_dict", "to_toml"]),
+    "TrainConfig": (TRAIN_CONFIG, ["hash", "hides", "link_spec", "sends_once", "to_dict", "to_toml"]),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),
     "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power", "privacy"]),
 }

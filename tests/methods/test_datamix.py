@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from eaves.core.net import Normalise, StagedNet
 from eaves.core.optimise import OneCycle
-from eaves.core.roles import Batch
+from eaves.core.roles import Batch, PrivateLabels
 from eaves.errors import ConfigError, PayloadError
-from eaves.methods.datamix import Dummies, MixingLearner, MixingShield, datamix
-from eaves.methods.setup import Method, Mixed, Setup
+from eaves.methods.datamix import Dummies, MixingShield, Mixture, datamix
+from eaves.methods.hiding import HidingEdge
+from eaves.methods.setup import Hiding, Method, Mixed, Setup
+from eaves.privacy.bounds import Tanh
+from eaves.privacy.mechanisms import Mechanism
 from eaves.privacy.mixing import MixingLaw
 from eaves.privacy.sources import Keyed
 
@@ -201,17 +204,61 @@ def test_how_to_mix_has_to_be_said() -> None:
 
 def test_every_step_mixes_anew_and_the_gradient_reaches_all_parts() -> None:
     method = datamix(setup_of(2, cloud_ends="middle"))
-    learner = method.edge
-    assert isinstance(learner, MixingLearner)
-    before = {k: v.clone() for k, v in learner.part.modules.state_dict().items()}
-    drawn = learner.state().tensors["mixing/generator"]
-    learner.step(Batch(inputs(7), torch.arange(7) % K))  # 7: the last group is not full
-    after = learner.part.modules.state_dict()
+    parts = nn.ModuleDict({**method.edge_modules, **method.cloud_modules})
+    before = {k: v.clone() for k, v in parts.state_dict().items()}
+    drawn = method.edge.state().tensors["draws/state"]
+    method.edge.step(Batch(inputs(7), torch.arange(7) % K))  # 7: the last group is not full
+    after = parts.state_dict()
     changed = {k.split(".")[0] for k, v in after.items() if not v.equal(before[k])}
     assert changed == {"edge", "cloud", "head", "dummies"}
-    assert not learner.state().tensors["mixing/generator"].equal(drawn)
+    assert not method.edge.state().tensors["draws/state"].equal(drawn)
 
 
 def test_one_input_alone_can_be_learnt_from() -> None:
     _, losses = datamix(setup_of(4)).edge.step(Batch(inputs(1), torch.tensor([0])))
     assert 0 < losses["loss"] < 10
+
+
+def test_training_answers_as_use_does() -> None:
+    """With a linear cloud both are the net itself, whatever C."""
+    setup, x_BF = setup_of(3), inputs(7)
+    method = datamix(setup)
+    body, dummies = method.cloud_modules["cloud"], method.edge_modules["dummies"]
+    assert isinstance(dummies, Dummies)
+    mixture = Mixture(body, method.edge_modules["head"], dummies, MixingLaw(group=3))
+    features, _ = method.edge_predictor.predict(x_BF)
+    assert features is not None
+    torch.testing.assert_close(mixture(features), setup.whole()(x_BF), rtol=1e-4, atol=1e-4)
+    assert dummies.stock[:7].equal(features)
+
+
+def hardened(adversaries: int = 2, scale: float = 0.5) -> Method:
+    hiding = Hiding(
+        mechanism=Mechanism(bound=Tanh(1.0), law="gaussian", scale=scale),
+        source=Keyed.from_seed(2),
+        answer_source=Keyed.from_seed(3),
+        attributes={"p": 2},
+        adversaries=adversaries,
+    )
+    return datamix(replace(setup_of(2), hiding=hiding))
+
+
+def test_hardened_features_are_bounded_and_noised_before_they_are_mixed() -> None:
+    x_BF = inputs(2000)
+    clean, noisy = (hardened(scale=scale).edge_predictor for scale in (0.0, 0.5))
+    z, sent = clean.predict(x_BF)[0], noisy.predict(x_BF)[0]
+    assert z is not None
+    assert sent is not None
+    assert z.abs().max() <= 1
+    assert (sent - z).std() == pytest.approx(0.5, rel=0.05)  # 16,000 values: 9 standard errors
+    assert noisy.predict(x_BF)[1] is None
+
+
+def test_hardened_training_has_adversaries_that_read_features_unmixed() -> None:
+    edge = hardened().edge
+    assert isinstance(edge, HidingEdge)
+    batch = Batch(inputs(8), torch.arange(8) % K, PrivateLabels(torch.ones(8, 1).long(), ("p",)))
+    _, losses = edge.step(batch)
+    assert set(losses) == {"loss", "accuracy", "adversary"}
+    _, losses = hardened(adversaries=0).edge.step(batch)
+    assert set(losses) == {"loss", "accuracy"}

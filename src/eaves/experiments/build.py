@@ -14,7 +14,7 @@ from eaves.data.batches import steps_per_epoch
 from eaves.data.load import load_dataset
 from eaves.data.source import Dataset, Interface
 from eaves.errors import ConfigError
-from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
 from eaves.methods.datamix import datamix
@@ -162,7 +162,7 @@ def build_method(
     )
     if config.method == "datamix":
         setup = replace(setup, mixed=_mixed(config, secret=secret))
-    if config.method not in HIDING:
+    if not config.hides:
         return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)
     shape = setup.feature_shape()
     classes = private_classes or dict.fromkeys(config.privacy.attributes, ("", ""))
@@ -232,13 +232,13 @@ def _exit(config: TrainConfig) -> str:
     if config.exit != "auto":
         return config.exit
     # At a narrow cut each value has a meaning of its own: pooling would lose it.
-    return "mlp" if config.method in HIDING else "conv"
+    return "mlp" if config.hides else "conv"
 
 
 def _schedule(config: TrainConfig, steps: int) -> OneCycle:
     optimiser = config.optimiser
     if optimiser == "auto":
-        optimiser = "adam" if config.method in HIDING else "sgd"
+        optimiser = "adam" if config.hides else "sgd"
     return OneCycle(
         total_steps=steps,
         optimiser=optimiser,

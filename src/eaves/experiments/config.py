@@ -183,6 +183,11 @@ class TrainConfig:
             )
 
     @property
+    def hides(self) -> bool:
+        """Whether features are bounded and noised before they leave."""
+        return self.method in HIDING or (self.method == "datamix" and self.mixing.hardened)
+
+    @property
     def sends_once(self) -> bool:
         """Whether every example travels a single time."""
         return self.send == "once" or (self.send == "auto" and self.method in HIDING)

@@ -53,7 +53,12 @@ def hiding_for(
 
 
 def releases(config: TrainConfig) -> int:
-    """Return how often each example travels in training, each time with fresh noise."""
+    """Return how often each example travels in training, each time with fresh noise.
+
+    With datamix none does; what is counted is one query in use.
+    """
+    if config.method == "datamix":
+        return 1
     return config.copies if config.sends_once else config.cloud_epochs or config.epochs
 
 

@@ -27,6 +27,9 @@ class MixingConfig:
     others when they are taken apart."""
     shuffle: bool = False
     """What is sent for all groups of a batch leaves in random order."""
+    hardened: bool = False
+    """Features are bounded and noised before they are mixed, as [privacy] says, and trained against
+    adversaries that read the --private attributes, if any are named."""
     cloud_ends: str | None = None
     """The cloud's last stage; what comes after it runs on the edge. By default the cloud ends with
     the net, and its answers are mixed logits."""

@@ -120,6 +120,15 @@ class Adversaries(Defence):
             self._part.modules[name].load_state_dict(self._fresh[name])
 
 
+def adversaries_of(
+    hiding: Hiding, feature_shape: Sequence[int], device: torch.device
+) -> list[Defence]:
+    """Return the defence against all adversaries; none where there are none, or nothing to read."""
+    if not (hiding.adversaries and hiding.attributes):
+        return []
+    return [Adversaries(feature_shape, hiding, device)]
+
+
 def adversary(number: int, feature_shape: Sequence[int], classes: int) -> nn.Module:
     """Return the adversary of that number: one of three kinds, features (B, ...) -> (B, classes).
 

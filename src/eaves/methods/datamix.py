@@ -20,24 +20,23 @@ Dimension key:  B batch   G groups   K inputs of a group   D dummies   ... shape
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from eaves.core.net import SplitNet, StagedNet, output_shape, split_at
 from eaves.core.optimise import Optimised
-from eaves.core.roles import Batch, EdgeLearner, Losses
+from eaves.core.roles import EdgeLearner, EdgePredictor
 from eaves.core.shield import Reveal, Shield
-from eaves.core.state import State, joined, parted
-from eaves.errors import ConfigError, PayloadError, StateError
-from eaves.methods.setup import CloudAnswers, EdgeAnswers, Method, Mixed, Setup, share_right
+from eaves.errors import ConfigError, PayloadError
+from eaves.methods.adversaries import adversaries_of
+from eaves.methods.baselines import WholeEdge
+from eaves.methods.hiding import HidingAnswers, HidingEdge
+from eaves.methods.setup import INPUT, CloudAnswers, EdgeAnswers, Method, Mixed, Setup
 from eaves.privacy.mixing import Mixing, MixingLaw
 from eaves.privacy.sources import Pseudo, Source
 
-INPUT = "input"
-"""The cut before the first stage: inputs are mixed as they are, but for their normalisation."""
 _STOCK = 32  # dummies that a bundle holds
 
 
@@ -65,48 +64,25 @@ class Dummies(nn.Module):
 
 
 @final
-class MixingLearner(EdgeLearner):
-    """f1, f2 and f3 together, trained as they will be used: on mixtures, with C anew each step."""
+class Mixture(nn.Module):
+    """f3 . C^-1 . f2 . C: what training makes of features (B, ...), with C anew each time.
 
-    one_way: ClassVar[bool] = True
+    C is drawn from torch's global generator, which :class:`Optimised` keeps for each part.
+    """
 
-    def __init__(self, part: Optimised, law: MixingLaw):
-        self._part, self._law = part, law
-        self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    def __init__(self, cloud: nn.Module, head: nn.Module, dummies: Dummies, law: MixingLaw):
+        super().__init__()
+        self.cloud, self.head, self.dummies, self._law = cloud, head, dummies, law
 
-    @property
-    def part(self) -> Optimised:
-        """All three parts of the net."""
-        return self._part
-
-    def step(self, batch: Batch) -> tuple[None, Losses]:
-        """Learn from one batch; nothing is sent."""
-        x, y_B = batch.inputs.to(self.part.device), batch.labels.to(self.part.device)
-        modules, group = self.part.modules, self._law.group
-        modules.train()
-        with self.part.forward():
-            h = modules["edge"](x)
-            places = torch.arange(-(-len(h) // group) * group) % len(h)  # the last group is filled
-            mixing = self._law.draw(len(places) // group, Pseudo(self._generator))
-            r = modules["cloud"](mixing.mix(h[places].float()))
-            logits_BK = modules["head"](mixing.unmix(r.float())[: len(h)])
-            loss = cross_entropy(logits_BK.float(), y_B)
-        modules["dummies"].keep(h)  # type: ignore[operator]
-        return None, {"loss": self.part.descend(loss), "accuracy": share_right(logits_BK, y_B)}
-
-    def state(self) -> State:
-        """Return a copy of the state, and how far coefficients were drawn."""
-        drawn = State({"generator": self._generator.get_state()})
-        return joined({"part": self.part.state(), "mixing": drawn})
-
-    def load_state(self, state: State) -> None:
-        """Go on from ``state``; raises ``StateError`` where it does not fit."""
-        states = parted(state, ("part", "mixing"))
-        try:
-            self._generator.set_state(states["mixing"].tensors["generator"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise StateError(f"the saved state belongs to another edge: {error!r}") from error
-        self.part.load_state(states["part"])
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K). The last group is filled with others of the batch."""
+        h, group = features.float(), self._law.group
+        places = torch.arange(-(-len(h) // group) * group) % len(h)
+        mixing = self._law.draw(len(places) // group, Pseudo())
+        self.dummies.keep(h)
+        r = self.cloud(mixing.mix(h[places]))
+        logits_BK: Tensor = self.head(mixing.unmix(r.float())[: len(h)])
+        return logits_BK
 
 
 @final
@@ -169,25 +145,40 @@ class Secret:
 
 
 def datamix(setup: Setup) -> Method:
-    """Build all three parts; the edge's learner trains them together."""
+    """Build all three parts; the edge's learner trains them together.
+
+    Where something is to be hidden, features are bounded and noised before they are mixed, in
+    training and in use, and trained against adversaries that read them unmixed.
+    """
     if setup.mixed is None:
         raise ConfigError("this method mixes inputs: say how, in [mixing]")
-    mixed = setup.mixed
-    body, head = _without_head(setup.net, setup.cut, mixed.cloud_ends)
+    body, head = _without_head(setup.net, setup.cut, setup.mixed.cloud_ends)
     split = _split(setup, body)
-    dummies = Dummies(output_shape(split.edge, setup.input_shape))
-    edge_modules: dict[str, nn.Module] = {"edge": split.edge, "head": head, "dummies": dummies}
-    whole = Optimised({**edge_modules, "cloud": split.cloud}, setup.edge_schedule, setup.device)
-    answer_shape = output_shape(split.cloud, dummies.stock.shape[1:])
+    shape = output_shape(split.edge, setup.input_shape)
+    dummies = Dummies(shape)
+    edge, predictor = _edge(setup, split.edge, Mixture(split.cloud, head, dummies, setup.mixed.law))
+    answer_shape = output_shape(split.cloud, shape)
     return Method(
-        edge=MixingLearner(whole, mixed.law),
+        edge=edge,
         cloud=None,
-        edge_predictor=EdgeAnswers(split.edge, None, setup.device),
+        edge_predictor=predictor,
         cloud_predictor=CloudAnswers(split.cloud, setup.device),
-        edge_modules=edge_modules,
+        edge_modules={"edge": split.edge, "head": head, "dummies": dummies},
         cloud_modules={"cloud": split.cloud},
-        shield=MixingShield(mixed, dummies, head, answer_shape),
+        shield=MixingShield(setup.mixed, dummies, head, answer_shape),
     )
+
+
+def _edge(setup: Setup, edge: nn.Module, mixture: Mixture) -> tuple[EdgeLearner, EdgePredictor]:
+    """Return what trains all parts, and what makes features in use."""
+    schedule, device = setup.edge_schedule, setup.device
+    if setup.hiding is None:
+        whole = Optimised({"edge": nn.Sequential(edge, mixture)}, schedule, device)
+        return WholeEdge(whole), EdgeAnswers(edge, None, device)
+    part = Optimised({"edge": edge, "exit": mixture}, schedule, device)
+    defences = adversaries_of(setup.hiding, output_shape(edge, setup.input_shape), device)
+    predictor = HidingAnswers({"edge": edge}, setup.hiding, device)
+    return HidingEdge(part, defences, setup.hiding), predictor
 
 
 def _split(setup: Setup, body: StagedNet) -> SplitNet:

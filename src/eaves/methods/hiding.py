@@ -168,18 +168,19 @@ class HidingSender(EdgeLearner):
 
 @final
 class HidingAnswers(EdgePredictor):
-    """Release the features of an input; the exit answers early, from what would be sent."""
+    """Release the features of an input; an exit answers early, from what would be sent."""
 
     def __init__(self, modules: Mapping[str, nn.Module], hiding: Hiding, device: torch.device):
         self._modules, self._mechanism, self._device = modules, hiding.mechanism, device
         self._source = hiding.answer_source
 
-    def predict(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features and early logits, in evaluation mode and without gradient."""
         with torch.no_grad():
             z = self._modules["edge"].eval()(inputs.to(self._device))
             sent = self._mechanism.release(z, self._source)
-            return sent, self._modules["exit"].eval()(sent)
+            exit_ = self._modules.get("exit")
+            return sent, None if exit_ is None else exit_.eval()(sent)
 
 
 def hiding_method(setup: Setup, split: SplitNet, defences: Sequence[Defence]) -> Method:

@@ -17,11 +17,9 @@ then remove what is left. With no adversaries this is "noise only"; with ``rever
 noise, gradient reversal (ML-ARL); with ``entropy`` and without noise, MaxEnt-ARL.
 """
 
-from collections.abc import Sequence
-
 from eaves.core.net import output_shape
-from eaves.methods.adversaries import Adversaries
-from eaves.methods.hiding import Defence, hiding_method
+from eaves.methods.adversaries import adversaries_of
+from eaves.methods.hiding import hiding_method
 from eaves.methods.setup import Method, Setup, hiding_of
 
 
@@ -32,8 +30,5 @@ def priphit(setup: Setup) -> Method:
         ConfigError: no private attribute is named.
     """
     hiding, split = hiding_of(setup), setup.split()
-    defences: Sequence[Defence] = ()
-    if hiding.adversaries:
-        shape = output_shape(split.edge, setup.input_shape)
-        defences = [Adversaries(shape, hiding, setup.device)]
-    return hiding_method(setup, split, defences)
+    shape = output_shape(split.edge, setup.input_shape)
+    return hiding_method(setup, split, adversaries_of(hiding, shape, setup.device))

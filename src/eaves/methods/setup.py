@@ -29,6 +29,9 @@ from eaves.privacy.mechanisms import Mechanism
 from eaves.privacy.mixing import MixingLaw
 from eaves.privacy.sources import Keyed, Source
 
+INPUT = "input"
+"""The cut before the first stage: the edge normalises inputs, and does nothing else (DataMix)."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,8 @@ class Setup:
 
     def feature_shape(self) -> tuple[int, ...]:
         """Return the shape, without the batch, of what crosses the cut."""
+        if self.cut == INPUT:
+            return self.input_shape
         shape = output_shape(split_at(self.net, self.cut).edge, self.input_shape)
         if self.bottleneck is None:
             return shape
