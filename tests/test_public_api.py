@@ -289,7 +289,10 @@ NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
 }
 # Fields and methods of each.
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
-    "TrainConfig": (TRAIN_CONFIG, ["hash", "hides", "link_spec", "sends_once", "to_dict", "to_toml"]),
+    "TrainConfig": (
+        TRAIN_CONFIG,
+        ["hash", "hides", "link_spec", "sends_once", "to_dict", "to_toml"],
+    ),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),
     "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power", "privacy"]),
 }
@@ -337,7 +340,7 @@ NAMES = {
     "noise": ["gaussian", "laplace", "none"],
     "aim": ["entropy", "reversal", "uniform"],
     "epsilon unit": ["element", "tensor"],
-    "attack": ["attribute", "decoder", "gan", "labels", "optimisation"],
+    "attack": ["attribute", "decoder", "gan", "labels", "optimisation", "unmixing"],
     "auth": ["certificates", "tokens"],
     "when full": ["block", "drop-oldest"],
     "rule": ["confidence", "entropy"],

@@ -2,7 +2,7 @@
 
     python -m benchmarks.privacy.measure TABLE --data-root DIR --out DIR [--only NAME] [--threads 1]
 
-TABLE is one of seeds, pairs, nets, baselines, epsilons, images (benchmarks/privacy/rows.py). A row
+TABLE is one of seeds, pairs, nets, baselines, epsilons, against_noise, images (rows.py). A row
 that is already in OUT is not run again; without its facts.json its bundle is attacked again. Faces,
 and what is rebuilt of them, stay in OUT: keep it outside of anything that is published.
 """

@@ -131,6 +131,18 @@ def epsilons() -> list[Row]:
     return [noise_alone(scale) for scale in (0.0, 0.01, 0.25, 0.5, 1.0, 2.0, 4.0)]
 
 
+def against_noise() -> list[Row]:
+    """PriPHiT where it meets noise alone, by three seeds; the first is that of the baselines."""
+    rows = [noise_alone(0.5)]
+    rows += [row for row in baselines() if row.name == "priphit 0.5, weight 3"]
+    again = [
+        replace(row, name=f"{row.name}, seed {seed}", config=replace(row.config, seed=seed))
+        for seed in (1, 2)
+        for row in rows
+    ]
+    return [*rows, *again]
+
+
 def images() -> list[Row]:
     """Reconstructions by decoder, optimisation and GAN; of plain features for contrast."""
     return [
@@ -145,5 +157,6 @@ TABLES = {
     "nets": nets,
     "baselines": baselines,
     "epsilons": epsilons,
+    "against_noise": against_noise,
     "images": images,
 }

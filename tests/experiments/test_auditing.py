@@ -106,8 +106,8 @@ def test_the_record_is_complete_and_strict_json(audited: Audited, method: str) -
     written = strict(out / "audit.json")
     assert written == json.loads(json.dumps(record.as_json()))
     assert set(written) == {
-        *("subject", "settings", "attributes", "versions", "hardware", "time_s", "complete"),
-        *("holds", "sound"),
+        *("subject", "settings", "attributes", "mixtures", "versions", "hardware", "time_s"),
+        *("complete", "holds", "sound"),
     }
     assert written["complete"] is True
     assert written["settings"]["effort"] == 0.05

@@ -17,6 +17,7 @@ from eaves.audit.findings import (
     Reading,
     Reconstruction,
     Score,
+    Unmixed,
     Verdict,
 )
 from eaves.core.rates import Rate
@@ -91,6 +92,20 @@ def _privacy() -> dict[str, Any]:
     }
 
 
+def _unmixed(attack: str, recovered: int, correlation: float) -> dict[str, Any]:
+    def score(value: float) -> Score:
+        return Score(value=value, low=value - 0.01, high=value + 0.01, n=64)
+
+    return Unmixed(
+        attack=attack,
+        recovered=Rate.of(recovered, 100),
+        correlation=score(correlation),
+        chance=score(0.3),
+        likeness=None,
+        effort=Effort(known=0, rounds=10, time_s=1.5),
+    ).as_json()
+
+
 @pytest.fixture
 def audit_json() -> dict[str, Any]:
     """Return what an audit of a bundle on faces found, with a limit of 70 %."""
@@ -113,6 +128,7 @@ def audit_json() -> dict[str, Any]:
         },
         settings={"attacks": "all", "max_attack": 0.7, "effort": 1.0, "out": None},
         attributes={"Male": _found("Male", 0.7), "Hat": _found("Hat", 0.7)},
+        mixtures=[_unmixed("nothing", 2, 0.7), _unmixed("gradient", 60, 0.9)],
         versions=VERSIONS,
         hardware=MACHINE,
         time_s=321.0,

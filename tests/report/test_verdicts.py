@@ -10,6 +10,7 @@ from eaves.report.verdicts import (
     rebuilt_rows,
     statement_of,
     subject_text,
+    unmixed_rows,
     verdict_text,
 )
 
@@ -53,6 +54,16 @@ def test_images_are_compared_with_the_better_mean_image(found: Json) -> None:
     assert rebuilt_rows(found)[0].cells[2] == "0.310 ±0.010"
     del found["reconstructions"][0]["before_noise"]  # interrupted between the two
     assert len(rebuilt_rows(found)) == 1
+
+
+def test_a_line_for_each_attempt_to_take_mixtures_apart(audit_json: Json) -> None:
+    rows = unmixed_rows(audit_json["mixtures"])
+    assert [row.cells for row in rows] == [
+        ("nobody: mixtures as they are", "2.0 ±3.2", "0.700 ±0.010", "0.300", "64", "0", "1.50 s"),
+        ("gradient", "60.0 ±9.4", "0.900 ±0.010", "0.300", "64", "0", "1.50 s"),
+    ]
+    assert [(row.best, row.beside) for row in rows] == [(False, True), (True, False)]
+    assert unmixed_rows([]) == []
 
 
 @pytest.mark.parametrize(
@@ -118,6 +129,10 @@ def test_the_subject_in_words(audit_json: Json) -> None:
 
 def test_the_noise_statement(audit_json: Json) -> None:
     before = deepcopy(audit_json)
-    assert statement_of(audit_json["subject"]["privacy"])[0] == "Gaussian noise is added."
-    assert "no formal guarantee" in statement_of(None)[0]
+    assert (
+        statement_of("priphit", audit_json["subject"]["privacy"])[0] == "Gaussian noise is added."
+    )
+    assert "no formal guarantee" in statement_of("split", None)[0]
+    assert statement_of("split", None)[1] == "Task labels are sent in the clear."
+    assert "No task labels are sent" in statement_of("datamix", None)[1]
     assert audit_json == before

@@ -256,6 +256,38 @@ class Reconstruction:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Unmixed:
+    """How much of the sources of mixed groups one attack got back.
+
+    Sources of one group are not independent, they may all come back together. So groups are what
+    is counted: n is their number in every figure (of pools of groups, for an attack on those).
+    """
+
+    attack: str
+    recovered: Rate
+    """The share of sources that an estimate correlates with by more than 0.95, of either sign."""
+    correlation: Score
+    """The mean |correlation| of each source with its estimate."""
+    chance: Score
+    """Chance level of ``correlation``: the same estimates, for the sources of another group."""
+    likeness: Likeness | None
+    """Of estimates that were given the originals' scale and offset; None where those are no images.
+    """
+    effort: Effort
+    note: str = ""
+
+    @property
+    def beats_chance(self) -> bool:
+        """True where the interval of the correlation is above that of chance."""
+        return self.correlation.low > self.chance.high
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by name, and ``beats_chance``."""
+        return {**asdict(self), "beats_chance": self.beats_chance}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What all attempts to read one attribute come to.
 

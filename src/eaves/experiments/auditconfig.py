@@ -7,7 +7,7 @@ from typing import final
 from eaves.errors import ConfigError, unknown
 from eaves.experiments.settings import expect_between
 
-QUICK = ("labels", "attribute", "decoder")
+QUICK = ("labels", "attribute", "decoder", "unmixing")
 ATTACKS = (*QUICK, "optimisation", "gan")
 
 
@@ -23,8 +23,8 @@ class AuditConfig:
     private: str = ""
     """Attributes to be read, with commas between; by default those that the bundle hides."""
     attacks: str = "quick"
-    """all, quick (labels,attribute,decoder), or some of: labels, attribute, decoder, optimisation,
-    gan."""
+    """all, quick (labels,attribute,decoder,unmixing), or some of: labels, attribute, decoder,
+    unmixing (of datamix), optimisation, gan."""
     known: int = 12_000
     """Examples of the attacker's own, with private labels: at most so many of the training set, and
     as many as there are of the validation set."""

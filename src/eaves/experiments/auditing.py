@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eaves.audit.attribute import attack, control
 from eaves.audit.decoder import Decoder, DecoderPlan
-from eaves.audit.findings import Control, Finding, Progress, Reconstruction, Verdict
+from eaves.audit.findings import Control, Finding, Progress, Reconstruction, Unmixed, Verdict
 from eaves.audit.inverters import Inverter
 from eaves.audit.latent import GAN, LATENTS, LatentPlan, LatentSearch
 from eaves.audit.leakage import label_leakage
@@ -30,6 +30,7 @@ from eaves.audit.search import SearchPlan
 from eaves.audit.trial import Allowance
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.exposing import Examples, Subject, exposure_of, scene_of, unshielded
+from eaves.experiments.mixtures import MixtureAudit, mixed_exposure
 from eaves.experiments.record import hardware, versions
 from eaves.runtime.checkpoint import tensors_to_bytes
 from eaves.runtime.files import write_atomically
@@ -54,6 +55,8 @@ class AuditRecord:
     settings: dict[str, Any]
     attributes: dict[str, dict[str, Any]]
     """For each private attribute: verdict, findings, control, upper bound, reconstructions."""
+    mixtures: list[dict[str, Any]]
+    """How much of the features that are mixed each attack got back; empty where none are mixed."""
     versions: dict[str, str]
     hardware: dict[str, Any]
     time_s: float
@@ -91,7 +94,7 @@ class AuditRecord:
         }
 
 
-AuditEvent = Stage | Progress | Finding | Control | Reconstruction | AuditRecord
+AuditEvent = Stage | Progress | Finding | Control | Reconstruction | Unmixed | AuditRecord
 
 
 def run_audit(
@@ -114,6 +117,14 @@ def run_audit(
     subject = Subject(source, config)
     yield Stage(what="the features of victims and attacker")
     victims, known = subject.victims(), subject.attacker()
+    mixtures: list[Unmixed] = []
+    if subject.mixes and "unmixing" in config.wanted:
+        for unmixed in MixtureAudit(subject, config, known, victims).run():
+            yield Stage(what=f"mixtures: {unmixed.attack} is done")
+            yield unmixed
+            mixtures.append(unmixed)
+            if stop.is_set():
+                break
     audits: list[AttributeAudit] = []
     for name in subject.config.privacy.attributes:
         if stop.is_set():
@@ -127,6 +138,7 @@ def run_audit(
         subject=subject.facts,
         settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
         attributes={audit.attribute: audit.as_json() for audit in audits},
+        mixtures=[unmixed.as_json() for unmixed in mixtures],
         versions=versions(),
         hardware=hardware(config.threads),
         time_s=round(perf_counter() - start_s, 1),
@@ -138,7 +150,8 @@ def run_audit(
 
 def _write(record: AuditRecord, audits: Sequence["AttributeAudit"]) -> None:
     """Write what was found; where that is nothing, an earlier audit is left as it is."""
-    if not any(found["findings"] for found in record.attributes.values()):
+    found_any = any(found["findings"] for found in record.attributes.values())
+    if not (found_any or record.mixtures):
         return
     gallery = {name: images for audit in audits for name, images in audit.gallery.items()}
     path = record.folder / "gallery.safetensors"
@@ -175,10 +188,12 @@ class AttributeAudit:
     def run(self) -> Iterator[AuditEvent]:
         """Yield progress and findings."""
         wanted = self._config.wanted
-        if "labels" in wanted:
+        if "labels" in wanted and not self._subject.mixes:  # then none travel
             yield self._kept(label_leakage(self._exposure))
         if "attribute" in wanted:
             yield from self._read()
+            if self._subject.mixes:
+                yield from self._read_queries()
         inverters = self._inverters()
         for inverter in inverters:
             yield from self._rebuild(inverter)
@@ -202,6 +217,23 @@ class AttributeAudit:
             if isinstance(event, Finding):
                 self._upper.append(event)
             yield event
+
+    def _read_queries(self) -> Iterator[AuditEvent]:
+        """Let attackers read the attribute of each mixture's strongest source, as it is."""
+        yield Stage(what=f"{self.attribute}: single mixtures")
+        exposure = mixed_exposure(
+            self._subject, self._exposure, self._known, self._victims, generator=self._generator
+        )
+        for event in attack(
+            exposure,
+            generator=self._generator,
+            attackers=["deep", "mlp"],
+            allowance=self._allowance(60),
+        ):
+            if isinstance(event, Finding):
+                yield self._kept(replace(event, attack="single mixture"))
+            else:
+                yield event
 
     def _control_run(self) -> Iterator[AuditEvent]:
         yield Stage(what=f"{self.attribute}: control, with shuffled labels")

@@ -16,6 +16,7 @@ from eaves.data.source import Dataset, Interface
 from eaves.errors import ConfigError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
+from eaves.experiments.mixingconfig import MixingConfig
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
 from eaves.methods.datamix import datamix
 from eaves.methods.deepobfuscator import deepobfuscator
@@ -177,14 +178,20 @@ def build_method(
 
 def _mixed(config: TrainConfig, *, secret: bool) -> Mixed:
     mixing = config.mixing
-    law = MixingLaw(
+    source = Keyed.secret() if secret else Keyed.from_seed(config.seed)
+    return Mixed(
+        law=law_of(mixing), source=source, shuffle=mixing.shuffle, cloud_ends=mixing.cloud_ends
+    )
+
+
+def law_of(mixing: MixingConfig) -> MixingLaw:
+    """Return the law of the coefficients; raises :class:`ConfigError` for bounds of no use."""
+    return MixingLaw(
         name=mixing.law,
         group=mixing.group,
         max_share=mixing.max_share,
         max_condition=mixing.max_condition,
     )
-    source = Keyed.secret() if secret else Keyed.from_seed(config.seed)
-    return Mixed(law=law, source=source, shuffle=mixing.shuffle, cloud_ends=mixing.cloud_ends)
 
 
 def pick_device(name: str) -> torch.device:

@@ -28,7 +28,8 @@ from eaves.privacy.sources import Keyed
 
 _AT_ONCE = 256
 _ANY_WIDTH = 0.49
-_OPEN = Mechanism(bound=Clip(1e30), law="none", scale=0.0)  # a method that shields nothing
+OPEN = Mechanism(bound=Clip(1e30), law="none", scale=0.0)
+"""What does nothing to features: that of a method that shields none."""
 
 
 @final
@@ -61,8 +62,14 @@ class Subject:
         if self.config.method in ("full-edge", "full-cloud"):
             what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
-        if not self.config.privacy.attributes:
+        if not (self.config.privacy.attributes or self.mixes):
             raise ConfigError("name what an attacker would like to know, as in --private Male")
+        if (
+            "unmixing" in config.wanted
+            and config.attacks not in ("all", "quick")
+            and not self.mixes
+        ):
+            raise ConfigError(f"{self.config.method} does not mix: leave the attack unmixing out")
         self.dataset = load_dataset(
             self.config.data,
             root=self.config.data_root,
@@ -78,14 +85,19 @@ class Subject:
         built = build_method(replace(origin.config, device="cpu"), interface)
         load_weights(origin, "edge", built.method.edge_modules)
         self.edge: nn.Module = built.method.edge_modules["edge"]
-        self.mechanism = _OPEN if built.hiding is None else built.hiding.mechanism
+        self.mechanism = OPEN if built.hiding is None else built.hiding.mechanism
         self.codec: Codec = wire_of(self.config).codec
         self._origin = origin
 
     @property
+    def mixes(self) -> bool:
+        """Whether features are mixed before they leave."""
+        return self.config.method == "datamix"
+
+    @property
     def shields(self) -> bool:
         """Whether the method does anything to features before they leave."""
-        return self.mechanism is not _OPEN
+        return self.mechanism is not OPEN
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -110,7 +122,9 @@ class Subject:
         classes = self.dataset.private_classes[attribute]
         interface = replace(self.dataset.interface, classes=classes)
         seeded = replace(self._origin.config, seed=self._audit.seed, device="cpu")
-        return build_method(seeded, interface).method.cloud_modules["cloud"]
+        method = build_method(seeded, interface).method
+        head = method.edge_modules.get("head", nn.Identity())  # what follows the cloud, if anything
+        return nn.Sequential(method.cloud_modules["cloud"], head)
 
     def attacker(self) -> Examples:
         """Return the attacker's examples: of the training and the validation set."""
@@ -130,16 +144,17 @@ class Subject:
         edge = self.edge.eval()
         for rows_B in torch.split(rows, _AT_ONCE):
             batch = source.fetch(rows_B)
-            assert batch.private is not None  # load_dataset was asked for it
             with torch.no_grad():
                 features.append(edge(batch.inputs).float())
             images.append(batch.inputs)
             labels.append(batch.labels)
-            private.append(batch.private.labels_BA)
+            none_B0 = torch.zeros(len(rows_B), 0, dtype=torch.int64)  # nothing private was named
+            private.append(none_B0 if batch.private is None else batch.private.labels_BA)
         return Examples(
             images=torch.cat(images),
             features=torch.cat(features),
-            labels=torch.cat(labels),
+            # With mixtures no label travels, and the attacker has none.
+            labels=torch.zeros(len(rows)).long() if self.mixes else torch.cat(labels),
             private=PrivateLabels(torch.cat(private), self.dataset.private),
         )
 
@@ -181,7 +196,7 @@ def unshielded(exposure: Exposure, known: Examples, victims: Examples) -> Exposu
         exposure,
         known=replace(exposure.known, features=known.features),
         victims=replace(exposure.victims, features=victims.features.unsqueeze(1)),
-        mechanism=_OPEN,
+        mechanism=OPEN,
     )
 
 

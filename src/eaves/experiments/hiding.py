@@ -103,7 +103,13 @@ def privacy_facts(
         "delta": delta,
         "epsilon": costs,
         "source": hiding.source.about,
-        "statement": statement(release, releases=sent, delta=delta, source=hiding.source.about),
+        "statement": statement(
+            release,
+            releases=sent,
+            delta=delta,
+            source=hiding.source.about,
+            labels_sent=config.method != "datamix",
+        ),
     }
 
 

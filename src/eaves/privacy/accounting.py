@@ -290,18 +290,22 @@ class Budget:
         )
 
 
-def statement(release: Release, *, releases: int, delta: float, source: str) -> list[str]:
+def statement(
+    release: Release, *, releases: int, delta: float, source: str, labels_sent: bool = True
+) -> list[str]:
     """Return the noise statement: what is proven about what is sent, and what is not, in sentences.
 
-    ``source`` says where the noise comes from, as ``Source.about`` does. Source of the caveat
+    ``source`` says where the noise comes from, as ``Source.about`` does; ``labels_sent`` whether
+    task labels travel with the features. Source of the caveat
     about numbers: Mironov, *On Significance of the Least Significant Bits for Differential
     Privacy* (CCS 2012).
 
     Raises:
         ConfigError: as :func:`guarantee`.
     """
+    labels = "the task labels, which are sent in the clear; " if labels_sent else ""
     outside = [
-        "Outside any guarantee: the task labels, which are sent in the clear; how many inputs are "
+        f"Outside any guarantee: {labels}how many inputs are "
         "sent, and when; the weights of the edge part, should they be given away.",
         "Training against an adversary has no formal guarantee: what it hides is measured by "
         "attacks, and no epsilon counts it.",

@@ -18,6 +18,8 @@ from eaves.report.stdout import console
 from eaves.report.verdicts import (
     ATTACK_HEADS,
     REBUILT_HEADS,
+    UNMIXED_CAPTION,
+    UNMIXED_HEADS,
     Record,
     Row,
     accuracy_text,
@@ -26,6 +28,7 @@ from eaves.report.verdicts import (
     rebuilt_rows,
     statement_of,
     subject_text,
+    unmixed_rows,
     verdict_text,
 )
 
@@ -85,6 +88,8 @@ def _show(live: Live, stage: str, event: AuditEvent) -> str:
 
 def print_audit(record: Record, out: Console) -> None:
     """Print the tables of each attribute, what they come to, and the noise statement."""
+    if record.get("mixtures"):
+        out.print(unmixed_table(record["mixtures"]))
     for attribute, found in record["attributes"].items():
         out.print(attack_table(attribute, found, record["subject"]))
         if found["reconstructions"]:
@@ -93,7 +98,8 @@ def print_audit(record: Record, out: Console) -> None:
             out.out(text, highlight=False)
     out.out(accuracy_text(record["subject"]), highlight=False)
     out.out("\nThe noise statement", highlight=False)
-    for sentence in statement_of(record["subject"]["privacy"]):
+    subject = record["subject"]
+    for sentence in statement_of(subject["method"], subject["privacy"]):
         out.out(f"- {sentence}", highlight=False)
 
 
@@ -114,6 +120,13 @@ def rebuilt_table(attribute: str, found: Record) -> Table:
         f"of each task label, whichever is more like. attribute: {attribute}, read from the images."
     )
     return _table("Who rebuilds the inputs", caption, REBUILT_HEADS, rebuilt_rows(found))
+
+
+def unmixed_table(mixtures: Sequence[Record]) -> Table:
+    """Return how much of what was mixed each attack got back."""
+    return _table(
+        "Who takes mixtures apart", UNMIXED_CAPTION, UNMIXED_HEADS, unmixed_rows(mixtures)
+    )
 
 
 def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -131,8 +131,10 @@ def audit_command(settings: Record) -> str:
 
 
 def _flat(config: Record) -> dict[str, Any]:
-    """Return settings with those of privacy beside the others, as they are on the command line."""
-    return {k: v for k, v in config.items() if k != "privacy"} | dict(config.get("privacy", {}))
+    """Return settings with those of tables beside the others, as they are on the command line."""
+    tables = [value for value in config.values() if isinstance(value, Mapping)]
+    flat = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    return {**flat, **{k: v for table in tables for k, v in table.items()}}
 
 
 def _command(start: list[str], settings: Record, default: Record) -> str:

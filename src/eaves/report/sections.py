@@ -14,6 +14,8 @@ from eaves.report.tradeoff import Point
 from eaves.report.verdicts import (
     ATTACK_HEADS,
     REBUILT_HEADS,
+    UNMIXED_CAPTION,
+    UNMIXED_HEADS,
     Record,
     Row,
     accuracy_text,
@@ -22,6 +24,7 @@ from eaves.report.verdicts import (
     rebuilt_rows,
     statement_of,
     subject_text,
+    unmixed_rows,
     verdict_text,
 )
 
@@ -65,7 +68,7 @@ def view_of(run: Run, *, gallery: bool) -> View:
             words("h2", f"{run.number}. {run.name}"),
             *_audit_parts(run, gallery=gallery),
             words("h3", "What the noise proves, and what it does not"),
-            listed(statement_of(run.record.get("privacy"))),
+            listed(statement_of(run.record["method"], run.record.get("privacy"))),
             *_repeat_parts(run),
         ],
     )
@@ -146,6 +149,12 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
     parts = [words("p", f"{subject_text(subject)}. {accuracy_text(subject)}")]
     if not run.audit["complete"]:
         parts.append(words("p", "The audit was interrupted: attacks are missing.", "warning"))
+    if mixtures := run.audit.get("mixtures"):
+        parts += [
+            words("h3", "Who takes mixtures apart"),
+            words("p", UNMIXED_CAPTION),
+            _table(UNMIXED_HEADS, unmixed_rows(mixtures)),
+        ]
     for attribute, found in run.audit["attributes"].items():
         sound = found["control"] is None or found["control"]["sound"]
         parts += [

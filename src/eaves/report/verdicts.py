@@ -3,7 +3,7 @@
 All of it is read from ``audit.json``, as a mapping. Imports no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -31,8 +31,23 @@ REBUILT_HEADS = (
     "victims",
     "time",
 )
+UNMIXED_HEADS = (
+    "taken apart by",
+    "recovered %",
+    "|correlation|",
+    "by chance",
+    "groups",
+    "own examples",
+    "time",
+)
+UNMIXED_CAPTION = (
+    "recovered: an estimate correlates by more than 0.95 with the features as they were before any "
+    "noise. by chance: with those of another group. ± half a 95 % interval over groups. Attacks on "
+    "attributes suppose that mixtures were taken apart without a fault."
+)
 KINDS = {"sent": "from what is sent", "before_noise": "before the noise"}
 """What images are rebuilt from, in the order in which it is shown."""
+_BESIDE = {"nothing": "nobody: mixtures as they are", "oracle": "who knows the coefficients"}
 
 
 @final
@@ -64,6 +79,29 @@ def attack_rows(found: Record) -> list[Row]:
     return rows
 
 
+def unmixed_rows(mixtures: Sequence[Record]) -> list[Row]:
+    """Return a line for each attempt to take mixtures apart; the one that got most is marked."""
+    tried = [m for m in mixtures if m["attack"] not in _BESIDE]
+    best = max(tried, key=lambda m: float(m["correlation"]["value"]), default=None)
+    return [
+        Row(cells=_unmixed_cells(m), best=m is best, beside=m["attack"] in _BESIDE)
+        for m in mixtures
+    ]
+
+
+def _unmixed_cells(unmixed: Record) -> tuple[str, ...]:
+    name = str(unmixed["attack"])
+    return (
+        _BESIDE.get(name, name),
+        rate_text(unmixed["recovered"]),
+        _score(unmixed["correlation"], 3),
+        f"{unmixed['chance']['value']:.3f}",
+        f"{unmixed['correlation']['n']:,}",
+        f"{unmixed['effort']['known']:,}",
+        seconds_text(unmixed["effort"]["time_s"]),
+    )
+
+
 def attack_name(finding: Record) -> str:
     """Return who reads the attribute, and from what.
 
@@ -74,6 +112,8 @@ def attack_name(finding: Record) -> str:
         return "the task label alone"
     if finding["attack"] == "attribute":
         return str(finding["attacker"])
+    if finding["attack"] == "single mixture":
+        return f"{finding['attacker']}, from a single mixture"
     return f"{finding['attack']}, reader taught by {finding['attacker']}"
 
 
@@ -197,15 +237,19 @@ def subject_text(subject: Record) -> str:
     )
 
 
-def statement_of(privacy: Record | None) -> list[str]:
+def statement_of(method: str, privacy: Record | None) -> list[str]:
     """Return what the noise proves and what it does not, in sentences."""
-    if privacy is None:
-        return [
-            "This method adds no noise, so there is no formal guarantee: what is sent is protected "
-            "by nothing but what attacks fail to read.",
-            "Task labels are sent in the clear.",
-        ]
-    return [str(sentence) for sentence in privacy["statement"]]
+    if privacy is not None:
+        return [str(sentence) for sentence in privacy["statement"]]
+    if method == "datamix":
+        last = "Mixing is no guarantee: see who takes mixtures apart. No task labels are sent."
+    else:
+        last = "Task labels are sent in the clear."
+    return [
+        "This method adds no noise, so there is no formal guarantee: what is sent is protected "
+        "by nothing but what attacks fail to read.",
+        last,
+    ]
 
 
 def _rate(rate: Record) -> str:

@@ -1,0 +1,155 @@
+"""What a bundle that mixes exposes, and how much of it can be taken apart.
+
+Dimension key:  N examples   G groups   K queries, and sources, of a group   C channels
+                H, W height and width
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from eaves.audit.filters import FILTERS, usable
+from eaves.audit.findings import Unmixed
+from eaves.audit.intercept import Intercept
+from eaves.audit.knowledge import Exposure, Known, Victims
+from eaves.audit.unmixing import UNMIXERS, UnmixPlan, unmix
+from eaves.audit.unmixnet import NetPlan
+from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.build import law_of
+from eaves.experiments.exposing import OPEN, Examples, Subject
+from eaves.privacy.sources import Keyed, Pseudo, Source
+
+_MOST_GROUPS = 128
+_MOST_VALUES = 32 * 2**20  # of the attacker's own features: 128 MiB as float32
+_POOL = 4
+
+
+@final
+class MixtureAudit:
+    """All attempts to take mixtures of the victims' features apart.
+
+    The attacker has the edge part, knows the law of the coefficients and of the noise, and which
+    queries form a group. What counts as recovered is a source as it was before any noise.
+    """
+
+    def __init__(self, subject: Subject, config: AuditConfig, known: Examples, victims: Examples):
+        self._subject, self._config = subject, config
+        self._law = law_of(subject.config.mixing)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        groups = min(_MOST_GROUPS, len(victims.features) // self._law.group)
+        groups -= groups % _POOL
+        if groups < 2 * _POOL:
+            raise ConfigError(
+                f"expected {2 * _POOL * self._law.group} victims or more to take mixtures apart, "
+                f"got {len(victims.features)}"
+            )
+        self._sources = _maps(
+            subject.mechanism.bounded(victims.features[: groups * self._law.group])
+        )
+        own = _maps(subject.mechanism.bounded(known.features))
+        self._own = own[: max(2 * self._law.group, _MOST_VALUES // prod(own.shape[1:]))]
+
+    def run(self) -> Iterator[Unmixed]:
+        """Yield how much each of :data:`UNMIXERS` recovers, but for those that need larger maps."""
+        seen, plan = self._intercept(), self._plan()
+        can = usable(seen.queries)
+        for name in (n for n in UNMIXERS if n not in FILTERS or n in can):
+            yield unmix(
+                name, seen, self._grouped(self._sources), plan=plan, generator=self._generator
+            )
+
+    def _plan(self) -> UnmixPlan:
+        plan = UnmixPlan(pool_groups=_POOL, filter=_filter(self._sources))
+        allowance, effort = plan.net.allowance, self._config.effort
+        rounds = max(1, round(allowance.rounds * effort))
+        allowance = replace(allowance, rounds=rounds, time_s=allowance.time_s * max(1.0, effort))
+        return replace(plan, net=NetPlan(allowance=allowance))
+
+    def _intercept(self) -> Intercept:
+        """Return what the cloud sees of the victims, after the codec, and what it practises on."""
+        source = Keyed.from_seed(self._config.seed)
+        mixing = self._law.draw(len(self._sources) // self._law.group, source)
+        queries = mixing.mix(self._noised(self._sources, source))
+        codec = self._subject.codec
+        grouped = self._grouped(_maps(codec.decode(codec.encode(queries))))
+        return Intercept(
+            queries=grouped,
+            own=self._own,
+            mix=self._practice,
+            plaintext=self._grouped(self._sources)[:, 0],
+            matrices=mixing.matrix_GKK,
+        )
+
+    def _practice(self, sources_BKCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Mix sources of the attacker's own by the public law, with noise and coefficients anew."""
+        source = Pseudo(generator)
+        noisy = self._noised(sources_BKCHW.flatten(0, 1), source)
+        mixing = self._law.draw(len(sources_BKCHW), source)
+        return mixing.mix(noisy).reshape(sources_BKCHW.shape)
+
+    def _noised(self, bounded: Tensor, source: Source) -> Tensor:
+        return self._subject.mechanism.noised(bounded, source)
+
+    def _grouped(self, sources_NCHW: Tensor) -> Tensor:
+        return sources_NCHW.reshape(-1, self._law.group, *sources_NCHW.shape[1:])
+
+
+def mixed_exposure(
+    subject: Subject,
+    exposure: Exposure,
+    known: Examples,
+    victims: Examples,
+    *,
+    generator: torch.Generator,
+) -> Exposure:
+    """Return single mixtures as examples: each has the private class of its strongest source.
+
+    Noise is in them already, so nothing is added to them any more.
+    """
+    theirs, ours = (
+        _queries(subject, examples, exposure.attribute, generator=generator)
+        for examples in (victims, known)
+    )
+    return replace(
+        exposure,
+        known=Known(features=ours[0], labels=torch.zeros_like(ours[1]), private=ours[1]),
+        victims=Victims(
+            features=theirs[0].unsqueeze(1), labels=torch.zeros_like(theirs[1]), private=theirs[1]
+        ),
+        mechanism=OPEN,
+    )
+
+
+def _queries(
+    subject: Subject, examples: Examples, attribute: str, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return mixtures as the cloud decodes them, and a private class for each.
+
+    What does not fill a group is left out.
+    """
+    law, source = law_of(subject.config.mixing), Pseudo(generator)
+    order = torch.randperm(len(examples.features), generator=generator)
+    order = order[: len(order) // law.group * law.group]
+    noisy = subject.mechanism.release(examples.features[order], source)
+    mixing = law.draw(len(order) // law.group, source)
+    queries = subject.codec.decode(subject.codec.encode(mixing.mix(noisy)))
+    first = torch.arange(mixing.groups)[:, None] * law.group
+    strongest = (first + mixing.matrix_GKK.abs().argmax(dim=2)).flatten()
+    return queries, examples.private.of(attribute)[order][strongest]
+
+
+def _filter(sources_NCHW: Tensor) -> str:
+    """Return what ICA looks at: differences of neighbours, where there are neighbours."""
+    return "gradient" if "gradient" in usable(sources_NCHW[None]) else "raw"
+
+
+def _maps(features: Tensor) -> Tensor:
+    """Return features as maps (N, C, H, W), whatever their shape."""
+    if features.ndim == 4:
+        return features
+    return features.reshape(len(features), -1, 1, 1)
