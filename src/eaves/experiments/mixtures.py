@@ -48,11 +48,9 @@ class MixtureAudit:
                 f"expected {2 * _POOL * self._law.group} victims or more to take mixtures apart, "
                 f"got {len(victims.features)}"
             )
-        self._sources = _maps(
-            subject.mechanism.bounded(victims.features[: groups * self._law.group])
-        )
-        own = _maps(subject.mechanism.bounded(known.features))
-        self._own = own[: max(2 * self._law.group, _MOST_VALUES // prod(own.shape[1:]))]
+        most = max(2 * self._law.group, _MOST_VALUES // prod(known.features.shape[1:]))
+        self._sources = self._some(victims.features, groups * self._law.group)
+        self._own = self._some(known.features, most)
 
     def run(self) -> Iterator[Unmixed]:
         """Yield how much each of :data:`UNMIXERS` recovers, but for those that need larger maps."""
@@ -62,6 +60,11 @@ class MixtureAudit:
             yield unmix(
                 name, seen, self._grouped(self._sources), plan=plan, generator=self._generator
             )
+
+    def _some(self, features: Tensor, most: int) -> Tensor:
+        """Return maps of random examples: the data may be in the order of their classes."""
+        chosen = torch.randperm(len(features), generator=self._generator)[:most]
+        return _maps(self._subject.mechanism.bounded(features[chosen]))
 
     def _plan(self) -> UnmixPlan:
         plan = UnmixPlan(pool_groups=_POOL, filter=_filter(self._sources))

@@ -1,6 +1,6 @@
 """What mixing costs the edge, and what mixtures cost the cloud.
 
-    python benchmarks/mixing.py [--rounds 20] [--batch 64]
+    python -m benchmarks.mixing.speed [--rounds 20] [--batch 64]
 
 For nets at cuts where the edge has less than 20 % of the work, on made-up inputs:
 
