@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 from tests.experiments.conftest import Cloud
 
 from eaves.core.exits import ConfidenceAbove, EntropyBelow
@@ -14,8 +15,9 @@ from eaves.errors import ConfigError, StateError
 from eaves.experiments.answering import Answer, Answers
 from eaves.experiments.calibrating import NAME
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.halves import Origin, open_origin
+from eaves.experiments.halves import Origin, edge_job, open_origin
 from eaves.experiments.inferring import Answered, InferRecord, infer, rule_of
+from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.netconfig import InferConfig, ServeConfig
 from eaves.experiments.run import run
 from eaves.network.channel import insecure_target
@@ -91,6 +93,51 @@ def test_a_cloud_of_another_session_is_no_help(
     cloud = cloud_of(replace(trained, session="another"), _serve(tmp_path))
     with pytest.raises(RefusedError, match="their halves were not trained together"):
         list(infer(trained, CALM, cloud.target()))
+
+
+@pytest.fixture(scope="module")
+def mixing(tmp_path_factory: pytest.TempPathFactory) -> Origin:
+    """Return a bundle whose edge mixes four inputs; trained until it is right."""
+    out = tmp_path_factory.mktemp("mixing")
+    config = TrainConfig(
+        method="datamix", cut="conv1", epochs=8, mixing=MixingConfig(group=4, shuffle=True), out=out
+    )
+    list(run(config))
+    return open_origin(out)
+
+
+def test_a_cloud_that_sees_mixtures_alone_answers_as_well(
+    mixing: Origin, tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    """The coefficients are others than when it was trained, so the answers are nearly the same."""
+    cloud = cloud_of(mixing, replace(_serve(tmp_path), edges=1))  # which is none, for nobody trains
+    record = _record(list(infer(mixing, replace(CALM, batch_size=50), cloud.target())))
+    assert dict(record.by) == {"cloud": 360}
+    assert mixing.accuracy is not None
+    assert record.accuracy().value >= 0.9
+    assert abs(record.accuracy().value - mixing.accuracy["cloud"]["value"]) <= 0.05
+    # 7 batches of 50 take 13 groups and 2 dummies each, one of 10 takes 3 groups and 2 dummies.
+    assert {k: v for k, v in record.shield.items() if k != "redrawn"} == {
+        "groups": 94,
+        "dummies": 16,
+    }
+    assert record.as_json()["shield"] == record.shield
+    by_default = _record(
+        list(infer(mixing, replace(CALM, batch_size=None, samples=12), cloud.target()))
+    )
+    assert by_default.shield["groups"] == 3
+    assert by_default.shield["dummies"] == 0
+
+
+def test_without_a_cloud_nobody_answers_for_an_edge_that_mixes(mixing: Origin) -> None:
+    record = _record(list(infer(mixing, replace(CALM, samples=8), None)))
+    assert dict(record.by) == {"none": 8}
+
+
+def test_a_device_in_use_draws_other_coefficients_each_time(mixing: Origin) -> None:
+    features = torch.randn(8, 32, 8, 8)
+    sent = [edge_job(mixing, trains=False)[0].method.shield.protect(features)[0] for _ in range(2)]
+    assert not sent[0].allclose(sent[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "samples"), [(1, 3), (7, 7), (7, 10), (500, 10), (500, 9_999)])
