@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.privacy.rows import TABLES, Row, rows_of
 
+from eaves.audit.findings import Stage
 from eaves.experiments.auditconfig import AuditConfig
-from eaves.experiments.auditing import AuditRecord, Stage, run_audit
+from eaves.experiments.auditing import AuditRecord, run_audit
 from eaves.experiments.compare import finished
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run

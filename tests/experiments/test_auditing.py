@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from eaves.audit.findings import Control, Finding, Reconstruction
+from eaves.audit.findings import Control, Finding, Reconstruction, Stage
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
-from eaves.experiments.auditing import AuditEvent, AuditRecord, Stage, run_audit
+from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
 from eaves.experiments.record import RunRecord
 
 Runs = Callable[[str], RunRecord]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from eaves.audit.findings import Unmixed
 from eaves.errors import ConfigError
@@ -32,7 +33,7 @@ PLAIN = TrainConfig(
 HARDENED = replace(
     PLAIN, bottleneck="4x2x2", epochs=12, mixing=MixingConfig(group=2, hardened=True)
 )
-SHORT = AuditConfig(attacks="unmixing", effort=0.02, known=300)
+SHORT = AuditConfig(attacks="unmixing", effort=0.02, known=300, gallery=0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def trained(config: TrainConfig) -> Path:
 def taken_apart(folder: Path) -> dict[str, Unmixed]:
     subject = Subject(folder, SHORT)
     audit = MixtureAudit(subject, SHORT, subject.attacker(), subject.victims())
-    return {unmixed.attack: unmixed for unmixed in audit.run()}
+    found = [event for event in audit.run() if isinstance(event, Unmixed)]
+    return {unmixed.attack: unmixed for unmixed in found}
 
 
 def test_plain_mixtures_are_taken_apart(plain: Path) -> None:
@@ -90,11 +92,18 @@ def test_a_single_mixture_has_the_class_of_its_strongest_source(plain: Path) -> 
 
 
 def test_an_audit_writes_what_was_taken_apart(plain: Path, tmp_path: Path) -> None:
-    *events, record = run_audit(plain, replace(SHORT, out=tmp_path, private=""))
+    *events, record = run_audit(plain, replace(SHORT, out=tmp_path, gallery=3))
     assert isinstance(record, AuditRecord)
     found = [event for event in events if isinstance(event, Unmixed)]
     assert [m["attack"] for m in record.mixtures] == [unmixed.attack for unmixed in found]
     assert (tmp_path / "audit.json").exists()
+    pictures = load_file(tmp_path / "gallery.safetensors")
+    best = max(found[1:-1], key=lambda unmixed: unmixed.correlation.value).attack
+    assert set(pictures) == {
+        f"mixtures/{kind}"
+        for kind in ("input", "mixture", f"taken apart by {best}", "without mixing")
+    }
+    assert all(images.shape == (3, 1, 8, 8) for images in pictures.values())
 
 
 def test_only_mixtures_are_taken_apart(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eaves.audit.findings import Progress
+from eaves.audit.findings import Progress, Stage
 from eaves.experiments.auditconfig import AuditConfig
-from eaves.experiments.auditing import AuditEvent, AuditRecord, Stage
+from eaves.experiments.auditing import AuditEvent, AuditRecord
 from eaves.report import auditing, live
 from eaves.report.auditing import exit_code, print_audit, show_audit
 

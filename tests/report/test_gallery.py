@@ -1,6 +1,7 @@
 import base64
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eaves.data.load import DATASETS
-from eaves.report.gallery import gallery_parts, png
+from eaves.report.gallery import gallery_parts, mixture_parts, png
 from eaves.report.runs import Run, read_runs
 
 Folder = Callable[..., Path]
@@ -75,3 +76,18 @@ def test_what_is_no_image_is_refused() -> None:
             png(wrong)
     with pytest.raises(ValueError, match="expected an image"):
         png(np.zeros((3, 8, 8), np.float32))
+
+
+def test_mixtures_are_shown_below_the_inputs_with_a_warning(run_folder: Folder) -> None:
+    (run,) = read_runs([run_folder()])
+    made = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    kinds = ("input", "without mixing", "mixture", "taken apart by raw")
+    mixed = replace(run, gallery={f"mixtures/{kind}": made + i for i, kind in enumerate(kinds)})
+    page = "".join(mixture_parts(mixed))
+    assert re.findall(r"<tr><th>([^<]+)</th>", page) == ["input", *sorted(kinds[1:])]
+    shown = images(page)
+    assert len(shown) == 8
+    np.testing.assert_array_equal(shown[1], np.moveaxis(made[1], 0, 2))
+    np.testing.assert_array_equal(shown[2], np.moveaxis(made[0] + 2, 0, 2))
+    assert "Do not publish this page" in page
+    assert mixture_parts(run) == []

@@ -22,6 +22,14 @@ _Z2000 = 3.290526731491926  # the 99.95 % quantile
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What an audit does now."""
+
+    what: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far one attacker is: ``done`` of ``total`` rounds, and a figure of its own examples."""
 

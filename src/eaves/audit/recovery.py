@@ -67,6 +67,19 @@ def _matched(made_GECHW: Tensor, sources_GVCHW: Tensor) -> tuple[Tensor, Tensor]
     return gains_GEV.gather(1, pairs_GV[:, None])[:, 0], pairs_GV
 
 
+def nearest(guess: Guess, sources_GKCHW: Tensor) -> Tensor:
+    """Return what came nearest to each source (G, K, C, H, W), at the source's scale and offset.
+
+    For pictures: sources that the attacker was told are returned as they are.
+    """
+    told, secret_GVCHW = sources_GKCHW[:, : guess.told], sources_GKCHW[:, guess.told :]
+    victims_PVCHW = secret_GVCHW.reshape(len(guess.sources), -1, *secret_GVCHW.shape[2:])
+    _, pairs_PV = _matched(guess.sources, victims_PVCHW)
+    matched = guess.sources[torch.arange(len(pairs_PV))[:, None], pairs_PV].flatten(0, 1)
+    made = rescaled(matched, victims_PVCHW.flatten(0, 1)).reshape(secret_GVCHW.shape)
+    return torch.cat([told, made], dim=1)
+
+
 def rate_of_groups(right_GV: Tensor) -> Rate:
     """Return the share of all that are right, with an interval for any dependence in a group.
 

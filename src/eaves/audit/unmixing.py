@@ -345,6 +345,10 @@ UNMIXERS: Mapping[str, Unmixer] = {
 }
 
 
+BESIDE = ("nothing", "oracle")
+"""What is no attack: it shows what a mixture alone is like, and what there is to be recovered."""
+
+
 def unmix(
     attack: str,
     seen: Intercept,
@@ -355,6 +359,22 @@ def unmix(
     generator: torch.Generator,
 ) -> Unmixed:
     """Run one of :data:`UNMIXERS`, and say how much of the true sources it recovered.
+
+    As :func:`take_apart`, without the estimates.
+    """
+    return take_apart(attack, seen, sources_GKCHW, plan=plan, white=white, generator=generator)[0]
+
+
+def take_apart(
+    attack: str,
+    seen: Intercept,
+    sources_GKCHW: Tensor,
+    *,
+    plan: UnmixPlan | None = None,
+    white: float | None = None,
+    generator: torch.Generator,
+) -> tuple[Unmixed, Guess]:
+    """Run one of :data:`UNMIXERS`; return how much of the true sources it recovered, and what.
 
     ``white`` is the data range of sources that are images, 1 or 255: then what is recovered is
     held against them as images, too. A source that the attacker was told is no victim.
@@ -374,4 +394,4 @@ def unmix(
     guess = UNMIXERS[attack](seen, plan or UnmixPlan(), generator=generator)
     time_s = perf_counter() - start_s
     effort = Effort(known=guess.known, rounds=guess.rounds, time_s=time_s)
-    return scored(attack, guess, sources_GKCHW, effort=effort, white=white)
+    return scored(attack, guess, sources_GKCHW, effort=effort, white=white), guess

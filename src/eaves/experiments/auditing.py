@@ -8,7 +8,7 @@ Dimension key:  N examples   R releases of each   V victims   ... the shape of t
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +19,15 @@ from torch import Tensor
 
 from eaves.audit.attribute import attack, control
 from eaves.audit.decoder import Decoder, DecoderPlan
-from eaves.audit.findings import Control, Finding, Progress, Reconstruction, Unmixed, Verdict
+from eaves.audit.findings import (
+    Control,
+    Finding,
+    Progress,
+    Reconstruction,
+    Stage,
+    Unmixed,
+    Verdict,
+)
 from eaves.audit.inverters import Inverter
 from eaves.audit.latent import GAN, LATENTS, LatentPlan, LatentSearch
 from eaves.audit.leakage import label_leakage
@@ -29,20 +37,18 @@ from eaves.audit.scene import Scene
 from eaves.audit.search import SearchPlan
 from eaves.audit.trial import Allowance
 from eaves.experiments.auditconfig import AuditConfig
-from eaves.experiments.exposing import Examples, Subject, exposure_of, scene_of, unshielded
+from eaves.experiments.exposing import (
+    Examples,
+    Subject,
+    exposure_of,
+    scene_of,
+    unshielded,
+)
 from eaves.experiments.mixtures import MixtureAudit, mixed_exposure
 from eaves.experiments.record import hardware, versions
 from eaves.runtime.checkpoint import tensors_to_bytes
 from eaves.runtime.files import write_atomically
 from eaves.runtime.process import set_up
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What the audit does now."""
-
-    what: str
 
 
 @final
@@ -118,13 +124,15 @@ def run_audit(
     yield Stage(what="the features of victims and attacker")
     victims, known = subject.victims(), subject.attacker()
     mixtures: list[Unmixed] = []
+    gallery: dict[str, Tensor] = {}
     if subject.mixes and "unmixing" in config.wanted:
-        for unmixed in MixtureAudit(subject, config, known, victims).run():
-            yield Stage(what=f"mixtures: {unmixed.attack} is done")
-            yield unmixed
-            mixtures.append(unmixed)
+        mixed = MixtureAudit(subject, config, known, victims)
+        for step in mixed.run():
+            yield step
+            mixtures += [step] if isinstance(step, Unmixed) else []
             if stop.is_set():
                 break
+        gallery = mixed.gallery
     audits: list[AttributeAudit] = []
     for name in subject.config.privacy.attributes:
         if stop.is_set():
@@ -144,16 +152,15 @@ def run_audit(
         time_s=round(perf_counter() - start_s, 1),
         complete=not stop.is_set(),
     )
-    _write(record, audits)
+    _write(record, gallery | {k: v for audit in audits for k, v in audit.gallery.items()})
     yield record
 
 
-def _write(record: AuditRecord, audits: Sequence["AttributeAudit"]) -> None:
+def _write(record: AuditRecord, gallery: Mapping[str, Tensor]) -> None:
     """Write what was found; where that is nothing, an earlier audit is left as it is."""
     found_any = any(found["findings"] for found in record.attributes.values())
     if not (found_any or record.mixtures):
         return
-    gallery = {name: images for audit in audits for name, images in audit.gallery.items()}
     path = record.folder / "gallery.safetensors"
     if gallery:
         write_atomically(path, tensors_to_bytes(gallery))

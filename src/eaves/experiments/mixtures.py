@@ -12,12 +12,16 @@ from typing import final
 import torch
 from torch import Tensor
 
+from eaves.audit.decoder import Decoder, DecoderPlan
 from eaves.audit.filters import FILTERS, usable
-from eaves.audit.findings import Unmixed
-from eaves.audit.intercept import Intercept
+from eaves.audit.findings import Progress, Stage, Unmixed
+from eaves.audit.intercept import Guess, Intercept
 from eaves.audit.knowledge import Exposure, Known, Victims
-from eaves.audit.unmixing import UNMIXERS, UnmixPlan, unmix
+from eaves.audit.recovery import nearest
+from eaves.audit.scene import Pictures, Scene, WhiteBox
+from eaves.audit.unmixing import BESIDE, UNMIXERS, UnmixPlan, take_apart
 from eaves.audit.unmixnet import NetPlan
+from eaves.core.roles import PrivateLabels
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.build import law_of
@@ -49,25 +53,70 @@ class MixtureAudit:
                 f"got {len(victims.features)}"
             )
         most = max(2 * self._law.group, _MOST_VALUES // prod(known.features.shape[1:]))
-        self._sources = self._some(victims.features, groups * self._law.group)
-        self._own = self._some(known.features, most)
+        self._victims = self._some(victims, groups * self._law.group)
+        self._known = self._some(known, most)
+        self._best: tuple[float, str, Guess] | None = None
+        self.gallery: dict[str, Tensor] = {}
+        """Images (N, C, H, W) uint8: inputs, their mixtures, and what the best attack made of them.
+        """
 
-    def run(self) -> Iterator[Unmixed]:
+    def run(self) -> Iterator[Stage | Progress | Unmixed]:
         """Yield how much each of :data:`UNMIXERS` recovers, but for those that need larger maps."""
         seen, plan = self._intercept(), self._plan()
-        can = usable(seen.queries)
+        can, sources = usable(seen.queries), self._grouped(_maps(self._victims.features))
         for name in (n for n in UNMIXERS if n not in FILTERS or n in can):
-            yield unmix(
-                name, seen, self._grouped(self._sources), plan=plan, generator=self._generator
-            )
+            yield Stage(what=f"mixtures: {name}")
+            unmixed, guess = take_apart(name, seen, sources, plan=plan, generator=self._generator)
+            found = unmixed.correlation.value
+            if name not in BESIDE and (self._best is None or found > self._best[0]):
+                self._best = found, name, guess
+            yield unmixed
+        if self._config.gallery:
+            yield Stage(what="mixtures: pictures")
+            yield from self._draw(seen, sources)
 
-    def _some(self, features: Tensor, most: int) -> Tensor:
-        """Return maps of random examples: the data may be in the order of their classes."""
-        chosen = torch.randperm(len(features), generator=self._generator)[:most]
-        return _maps(self._subject.mechanism.bounded(features[chosen]))
+    def _draw(self, seen: Intercept, sources_GKCHW: Tensor) -> Iterator[Progress]:
+        """Show a few mixtures as images, by a decoder of features that were not mixed."""
+        n = min(self._config.gallery, len(self._victims.images))
+        own, victims = (_pictures(examples) for examples in (self._known, self._victims))
+        box, shape = WhiteBox(self._subject.edge, self._subject.mechanism), (-1, *self._shape)
+        noised = self._noised(self._victims.features[:n], Pseudo(self._generator))
+        few = victims.at(torch.arange(n))
+        scene = Scene(attribute="", known=own, victims=few, features=noised.unsqueeze(1), box=box)
+        decoder = Decoder(
+            DecoderPlan(allowance=replace(self._plan().net.allowance, batch_size=128))
+        )
+        yield from decoder.learn(scene, own, generator=self._generator)
+        assert self._best is not None  # some attack needs no map at all
+        _, name, guess = self._best
+        made = {
+            "mixture": seen.queries,
+            f"taken apart by {name}": nearest(guess, sources_GKCHW),
+            "without mixing": noised,
+        }
+        self.gallery = {"mixtures/input": few.images}
+        for kind, z in made.items():
+            z = z.reshape(shape)[:n].float()
+            images = decoder.invert(z, few.labels, generator=self._generator)
+            self.gallery[f"mixtures/{kind}"] = images
+
+    def _some(self, examples: Examples, most: int) -> Examples:
+        """Return random examples, for data may be in the order of their classes, and bound them."""
+        chosen = torch.randperm(len(examples.features), generator=self._generator)[:most]
+        private = examples.private
+        return Examples(
+            images=examples.images[chosen],
+            features=self._subject.mechanism.bounded(examples.features[chosen]),
+            labels=examples.labels[chosen],
+            private=PrivateLabels(private.labels_BA[chosen], private.names),
+        )
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(self._victims.features.shape[1:])
 
     def _plan(self) -> UnmixPlan:
-        plan = UnmixPlan(pool_groups=_POOL, filter=_filter(self._sources))
+        plan = UnmixPlan(pool_groups=_POOL, filter=_filter(_maps(self._victims.features)))
         allowance, effort = plan.net.allowance, self._config.effort
         rounds = max(1, round(allowance.rounds * effort))
         allowance = replace(allowance, rounds=rounds, time_s=allowance.time_s * max(1.0, effort))
@@ -75,16 +124,15 @@ class MixtureAudit:
 
     def _intercept(self) -> Intercept:
         """Return what the cloud sees of the victims, after the codec, and what it practises on."""
-        source = Keyed.from_seed(self._config.seed)
-        mixing = self._law.draw(len(self._sources) // self._law.group, source)
-        queries = mixing.mix(self._noised(self._sources, source))
+        source, sources = Keyed.from_seed(self._config.seed), self._victims.features
+        mixing = self._law.draw(len(sources) // self._law.group, source)
+        queries = mixing.mix(self._noised(sources, source))
         codec = self._subject.codec
-        grouped = self._grouped(_maps(codec.decode(codec.encode(queries))))
         return Intercept(
-            queries=grouped,
-            own=self._own,
+            queries=self._grouped(_maps(codec.decode(codec.encode(queries)))),
+            own=_maps(self._known.features),
             mix=self._practice,
-            plaintext=self._grouped(self._sources)[:, 0],
+            plaintext=self._grouped(_maps(sources))[:, 0],
             matrices=mixing.matrix_GKK,
         )
 
@@ -149,6 +197,12 @@ def _queries(
 def _filter(sources_NCHW: Tensor) -> str:
     """Return what ICA looks at: differences of neighbours, where there are neighbours."""
     return "gradient" if "gradient" in usable(sources_NCHW[None]) else "raw"
+
+
+def _pictures(examples: Examples) -> Pictures:
+    """Return examples as images whose labels nobody knows."""
+    nothing = torch.zeros(len(examples.images), dtype=torch.int64)
+    return Pictures(images=examples.images, labels=nothing, private=nothing)
 
 
 def _maps(features: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eaves.audit.findings import Progress
+from eaves.audit.findings import Progress, Stage
 from eaves.experiments.auditconfig import AuditConfig
-from eaves.experiments.auditing import AuditEvent, AuditRecord, Stage, run_audit
+from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
 from eaves.report.live import Line, Live
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console

@@ -44,8 +44,35 @@ def gallery_parts(run: Run, attribute: str, found: Record) -> list[Html]:
     caption = (
         "What attacks made of examples, by task and private class. Chosen in turn, not by eye."
     )
+    return _framed(run.audit["subject"], caption, rows)
+
+
+def mixture_parts(run: Run) -> list[Html]:
+    """Return the gallery of mixtures: inputs, what was sent for them, what was made of that.
+
+    Without images there is nothing to return.
+
+    Raises:
+        ConfigError: pillow is not installed.
+        ValueError: the gallery holds something else than images.
+    """
+    assert run.audit is not None
+    start = "mixtures/"
+    found = {k.removeprefix(start): v for k, v in run.gallery.items() if k.startswith(start)}
+    if "input" not in found:
+        return []
+    names = ["input", *sorted(name for name in found if name != "input")]
+    caption = (
+        "Inputs at random, and what a decoder of unmixed features makes of mixtures as they are "
+        "sent, of what the best attack took apart, and of the same features without mixing."
+    )
+    rows = [_row(name, list(found[name])) for name in names]
+    return _framed(run.audit["subject"], caption, rows)
+
+
+def _framed(subject: Record, caption: str, rows: Sequence[Html]) -> list[Html]:
     return [
-        *_warning(run.audit["subject"]),
+        *_warning(subject),
         words("p", caption),
         element("div", element("table", rows, {"class": "gallery"}), {"class": "scroll"}),
     ]

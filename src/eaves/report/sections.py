@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from eaves.core.units import bytes_text, seconds_text
-from eaves.report.gallery import gallery_parts
+from eaves.report.gallery import gallery_parts, mixture_parts
 from eaves.report.markup import Html, element, listed, table, text, words
 from eaves.report.runs import PLACES, Run, audit_command, train_command
 from eaves.report.tables import rate_text
@@ -155,6 +155,7 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
             words("p", UNMIXED_CAPTION),
             _table(UNMIXED_HEADS, unmixed_rows(mixtures)),
         ]
+        parts += mixture_parts(run) if gallery else []
     for attribute, found in run.audit["attributes"].items():
         sound = found["control"] is None or found["control"]["sound"]
         parts += [
