@@ -99,7 +99,7 @@ def test_no_query_is_a_source_and_every_batch_is_mixed_anew() -> None:
     sent = [method.shield.protect(features)[0] for _ in range(2)]
     for queries in sent:
         assert torch.cdist(queries, features).min() > 0.05
-    assert torch.cdist(*sent).min() > 1e-3
+    assert torch.cdist(sent[0], sent[1]).min() > 1e-3
 
 
 def test_a_group_is_filled_with_dummies_that_nobody_reports() -> None:
