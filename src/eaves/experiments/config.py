@@ -74,7 +74,8 @@ class TrainConfig:
     stem: str | None = None
     """imagenet or cifar, for nets that have the choice."""
     cut: str | None = None
-    """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one."""
+    """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one. With
+    datamix also input: inputs are mixed themselves."""
     bottleneck: int | str | None = None
     """Narrow the features at the cut by learned layers: to so many channels (8), or to channels x
     height x width (2x4x4)."""
