@@ -1,6 +1,6 @@
 """What one adversarial step of the edge costs, against a plain hierarchical one.
 
-    python benchmarks/adversarial.py [--rounds 20] [--precision bf16]
+    python -m benchmarks.adversarial [--rounds 20] [--precision bf16]
 
 For nets at cuts where the edge has about 20 % of the work at most, on made-up images of 64x64 in
 batches of 128: the time of a step of PriPHiT's edge (two adversaries, one step each) over that of
@@ -9,12 +9,11 @@ with the same exit. The steps are taken in turn. Prints median ratios and their 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from statistics import quantiles
-from time import perf_counter
 
 import torch
+from benchmarks.timing import in_words, seconds
 
 from eaves.core.roles import Batch, EdgeLearner, PrivateLabels
 from eaves.data.source import Interface
@@ -49,11 +48,6 @@ def main() -> None:
         print(f"| {net} | {cut} | {' | '.join(in_words(each) for each in found)} |", flush=True)
 
 
-def in_words(found: Sequence[float]) -> str:
-    low, middle, high = quantiles(found, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
 def ratios(net: str, cut: str, precision: str, rounds: int) -> list[tuple[float, float]]:
     wide = TrainConfig(
         data="faces:Smiling",
@@ -68,10 +62,10 @@ def ratios(net: str, cut: str, precision: str, rounds: int) -> list[tuple[float,
     learners = [build_method(config, FACES).method.edge for config in (wide, narrow, hiding)]
     batch = made_up()
     for learner in learners:
-        seconds(learner, batch)
+        seconds(steps(learner, batch))
     found = []
     for _ in range(rounds):
-        wide_s, narrow_s, hiding_s = (seconds(learner, batch) for learner in learners)
+        wide_s, narrow_s, hiding_s = (seconds(steps(learner, batch)) for learner in learners)
         found.append((hiding_s / wide_s, hiding_s / narrow_s))
     return found
 
@@ -83,11 +77,12 @@ def made_up() -> Batch:
     return Batch(images, labels, PrivateLabels(private[:, None], ("Male",)))
 
 
-def seconds(learner: EdgeLearner, batch: Batch) -> float:
-    start_s = perf_counter()
-    for _ in range(STEPS):
-        learner.step(batch)
-    return perf_counter() - start_s
+def steps(learner: EdgeLearner, batch: Batch) -> Callable[[], None]:
+    def work() -> None:
+        for _ in range(STEPS):
+            learner.step(batch)
+
+    return work
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
     "TrainConfig": (
         TRAIN_CONFIG,
-        ["hash", "hides", "link_spec", "sends_once", "to_dict", "to_toml"],
+        ["hash", "hides", "link_spec", "mixes", "sends_once", "to_dict", "to_toml"],
     ),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),
     "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power", "privacy"]),

@@ -6,35 +6,15 @@ TABLE is one of words, attacked_words (benchmarks/mixing/rows.py). A row that is
 not run again; without its facts.json its bundle is attacked again.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from benchmarks.mixing.rows import TABLES, rows_of
-from benchmarks.privacy.measure import facts_of, share
+from benchmarks.mixing.rows import TABLES
+from benchmarks.rows import Facts, main, share
 
-BESIDE = ("nothing", "oracle")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and figures")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    rows = [r for r in rows_of(options.table, options.data_root) if options.only in r.name]
-    facts = [facts_of(row, options.out, options.threads) for row in rows]
-    print(table(facts))
-    path = options.out / f"{options.table}.json"
-    path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+from eaves.audit.unmixing import BESIDE
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Facts]) -> str:
     """Return the rows as Markdown."""
     head = (
         "| run | task % | recovered % | by | correlation (chance) | true coefficients | "
@@ -44,7 +24,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, *(line(row) for row in rows)])
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: Facts) -> str:
     accuracy = row["record"]["accuracy"]
     cells = [row["name"], share(accuracy["cloud"] or accuracy["exit"])]
     audit = row["audit"]
@@ -77,4 +57,4 @@ def read(audit: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, TABLES, table)

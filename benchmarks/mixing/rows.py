@@ -1,9 +1,8 @@
 """The rows of the tables in docs/mixing.md: one configuration each, by the table it belongs to."""
 
 from dataclasses import replace
-from pathlib import Path
 
-from benchmarks.privacy.rows import Row
+from benchmarks.rows import Row
 
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.mixingconfig import MixingConfig
@@ -20,12 +19,6 @@ WORDS = TrainConfig(
     precision="bf16",
     privacy=PrivacyConfig(private="speaker"),
 )
-
-
-def rows_of(table: str, root: Path | None) -> list[Row]:
-    """Return the rows of ``table``, a key of :data:`TABLES`."""
-    found = TABLES[table]()
-    return [replace(row, config=replace(row.config, data_root=root)) for row in found]
 
 
 def mixed(base: TrainConfig, group: int, law: str = "orthogonal", condition: float = 4.0) -> Row:

@@ -14,11 +14,10 @@ Both sides of a ratio are taken in turn. Prints medians and their quartiles.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from statistics import quantiles
-from time import perf_counter
+from collections.abc import Sequence
 
 import torch
+from benchmarks.timing import in_words, seconds
 from torch import Tensor
 
 from eaves.data.source import Interface
@@ -63,11 +62,6 @@ def main() -> None:
             edge, cloud = ratios(config, side, options.batch, options.rounds)
             mixing = in_words([100 * ratio for ratio in edge])
             print(f"| {net} | {cut} | {group} | {mixing} | {in_words(cloud)} |", flush=True)
-
-
-def in_words(found: Sequence[float]) -> str:
-    low, middle, high = quantiles(found, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def ratios(
@@ -123,12 +117,6 @@ def answered(served: Answers, payloads: Sequence[bytes]) -> None:
     served.give(queries)
     for query in queries:
         query.answer.result()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start_s = perf_counter()
-    work()
-    return perf_counter() - start_s
 
 
 if __name__ == "__main__":

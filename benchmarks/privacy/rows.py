@@ -3,9 +3,10 @@
 All are CelebA faces of 64x64, the official partition, 12,000 training faces, bf16.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
+
+from benchmarks.rows import Row
 
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
@@ -21,23 +22,6 @@ BASE = TrainConfig(
     optimiser="adam",
     privacy=PrivacyConfig(private="Male"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A training run and how its bundle is attacked."""
-
-    name: str
-    config: TrainConfig
-    attacks: str = "labels,attribute"
-    """Empty: the bundle is not attacked, only its accuracy is wanted."""
-    effort: float = 1.0
-
-
-def rows_of(table: str, root: Path | None) -> list[Row]:
-    """Return the rows of ``table``, a key of :data:`TABLES`."""
-    found = TABLES[table]()
-    return [replace(row, config=replace(row.config, data_root=root)) for row in found]
 
 
 def plain(base: TrainConfig = BASE) -> TrainConfig:

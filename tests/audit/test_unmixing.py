@@ -16,8 +16,8 @@ from eaves.audit.unmixing import (
     inverse_rows,
     learned,
     pooled,
+    take_apart,
     together,
-    unmix,
 )
 from eaves.audit.unmixnet import NetPlan
 from eaves.errors import ConfigError
@@ -92,7 +92,7 @@ def intercepted(sources: Tensor, share: float = 0.0) -> Intercept:
 def attacked(
     name: str, sources: Tensor, share: float = 0.0, plan: UnmixPlan | None = None
 ) -> Unmixed:
-    return unmix(name, intercepted(sources, share), sources, plan=plan, generator=seeded())
+    return take_apart(name, intercepted(sources, share), sources, plan=plan, generator=seeded())[0]
 
 
 # Without noise
@@ -123,14 +123,14 @@ def test_a_mixing_that_is_badly_conditioned_hides_nothing() -> None:
     matrices = shares / shares.sum(dim=2, keepdim=True)
     assert torch.linalg.cond(matrices).max() > 10
     seen = Intercept(queries=(matrices @ sources.flatten(2)).reshape(sources.shape))
-    assert unmix("gradient", seen, sources, generator=seeded()).recovered.value > 0.95
+    assert take_apart("gradient", seen, sources, generator=seeded())[0].recovered.value > 0.95
 
 
 def test_recovered_images_are_held_against_the_originals() -> None:
     sources = pictures(8, 2)
     seen = intercepted(sources)
     good, poor = (
-        unmix(name, seen, sources, white=1.0, generator=seeded()).likeness
+        take_apart(name, seen, sources, white=1.0, generator=seeded())[0].likeness
         for name in ("oracle", "nothing")
     )
     assert good is not None
@@ -154,7 +154,7 @@ def test_pools_are_unmixed_whatever_order_their_queries_come_in() -> None:
     seen = Intercept(queries=pools.reshape(sources.shape))
     plan = UnmixPlan(pool_groups=4)
     recovered = {
-        name: unmix(name, seen, sources, plan=plan, generator=seeded()).recovered.value
+        name: take_apart(name, seen, sources, plan=plan, generator=seeded())[0].recovered.value
         for name in ("pooled", "gradient")
     }
     assert recovered["pooled"] > 0.95
@@ -266,7 +266,9 @@ def test_what_holds_nothing_of_the_sources_gives_nothing(name: str) -> None:
         mix=law(0.02),
         plaintext=pictures(16, 1, seed=98)[:, 0],
     )
-    found = unmix(name, seen, sources, plan=UnmixPlan(steps=40, net=QUICK), generator=seeded())
+    found, _ = take_apart(
+        name, seen, sources, plan=UnmixPlan(steps=40, net=QUICK), generator=seeded()
+    )
     assert found.recovered.value == 0
     assert not found.beats_chance
 
@@ -275,7 +277,7 @@ def test_what_holds_nothing_of_the_sources_gives_nothing(name: str) -> None:
 def test_noise_alone_is_unmixed_into_noise(name: str) -> None:
     noise = torch.randn(16, 3, 3, SIDE, SIDE, generator=seeded(5))
     seen = Intercept(queries=noise, plaintext=torch.randn(16, 3, SIDE, SIDE, generator=seeded(6)))
-    found = unmix(name, seen, pictures(16, 3), plan=UnmixPlan(steps=40), generator=seeded())
+    found, _ = take_apart(name, seen, pictures(16, 3), plan=UnmixPlan(steps=40), generator=seeded())
     assert found.recovered.value == 0
     assert found.correlation.value < 0.2
 
@@ -290,7 +292,9 @@ def test_constant_queries_are_no_failure(name: str) -> None:
         plaintext=sources[:, 0],
         matrices=torch.eye(2).expand(8, 2, 2),
     )
-    found = unmix(name, seen, sources, plan=UnmixPlan(steps=40, net=QUICK), generator=seeded())
+    found, _ = take_apart(
+        name, seen, sources, plan=UnmixPlan(steps=40, net=QUICK), generator=seeded()
+    )
     assert found.recovered.value == 0
 
 
@@ -309,14 +313,14 @@ def test_constant_queries_are_no_failure(name: str) -> None:
 def test_what_an_attack_cannot_do_without(name: str, lacks: str) -> None:
     sources = pictures(4, 2)
     with pytest.raises(ConfigError, match=f"with '{lacks}' for the attack '{name}'"):
-        unmix(name, Intercept(queries=sources), sources, generator=seeded())
+        take_apart(name, Intercept(queries=sources), sources, generator=seeded())
 
 
 def test_examples_without_the_law() -> None:
     sources = pictures(4, 2)
     seen = Intercept(queries=sources, own=sources.flatten(0, 1))
     with pytest.raises(ConfigError, match="with 'mix' for the attack 'learned'"):
-        unmix("learned", seen, sources, generator=seeded())
+        take_apart("learned", seen, sources, generator=seeded())
 
 
 def test_attacks_that_are_not_known() -> None:
@@ -326,7 +330,7 @@ def test_attacks_that_are_not_known() -> None:
 
 def test_sources_of_other_queries() -> None:
     with pytest.raises(ConfigError, match="expected sources of the queries' shape"):
-        unmix("raw", intercepted(pictures(4, 2)), pictures(4, 3), generator=seeded())
+        take_apart("raw", intercepted(pictures(4, 2)), pictures(4, 3), generator=seeded())
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"pool_groups": 1}, {"filter": "sobel"}])

@@ -7,7 +7,7 @@ Dimension key:  B batch   H held-out features   V victims   L classes of the tas
                 K classes of the private attribute   ... the shape of the features
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -42,6 +42,14 @@ class Allowance:
                 "expected 1 or more rounds, a time above 0 s and batches of 2 or more, got "
                 f"{self.rounds}, {self.time_s} s and {self.batch_size}"
             )
+
+    def scaled(self, effort: float) -> "Allowance":
+        """Return as many times the rounds.
+
+        Less effort leaves the time as it is, so that a slow machine does not end the fewer rounds.
+        """
+        rounds = max(1, round(self.rounds * effort))
+        return replace(self, rounds=rounds, time_s=self.time_s * max(1.0, effort))
 
 
 @final

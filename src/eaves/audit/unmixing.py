@@ -349,22 +349,6 @@ BESIDE = ("nothing", "oracle")
 """What is no attack: it shows what a mixture alone is like, and what there is to be recovered."""
 
 
-def unmix(
-    attack: str,
-    seen: Intercept,
-    sources_GKCHW: Tensor,
-    *,
-    plan: UnmixPlan | None = None,
-    white: float | None = None,
-    generator: torch.Generator,
-) -> Unmixed:
-    """Run one of :data:`UNMIXERS`, and say how much of the true sources it recovered.
-
-    As :func:`take_apart`, without the estimates.
-    """
-    return take_apart(attack, seen, sources_GKCHW, plan=plan, white=white, generator=generator)[0]
-
-
 def take_apart(
     attack: str,
     seen: Intercept,

@@ -125,7 +125,7 @@ def run_audit(
     victims, known = subject.victims(), subject.attacker()
     mixtures: list[Unmixed] = []
     gallery: dict[str, Tensor] = {}
-    if subject.mixes and "unmixing" in config.wanted:
+    if subject.config.mixes and "unmixing" in config.wanted:
         mixed = MixtureAudit(subject, config, known, victims)
         for step in mixed.run():
             yield step
@@ -195,11 +195,11 @@ class AttributeAudit:
     def run(self) -> Iterator[AuditEvent]:
         """Yield progress and findings."""
         wanted = self._config.wanted
-        if "labels" in wanted and not self._subject.mixes:  # then none travel
+        if "labels" in wanted and not self._subject.config.mixes:  # then none travel
             yield self._kept(label_leakage(self._exposure))
         if "attribute" in wanted:
             yield from self._read()
-            if self._subject.mixes:
+            if self._subject.config.mixes:
                 yield from self._read_queries()
         inverters = self._inverters()
         for inverter in inverters:
@@ -288,22 +288,16 @@ class AttributeAudit:
         if "optimisation" in wanted:
             inverters.append(Optimisation(self._search(PIXELS)))
         if "gan" in wanted:
-            gan = replace(GAN, allowance=self._scaled(GAN.allowance))
+            gan = replace(GAN, allowance=GAN.allowance.scaled(self._config.effort))
             inverters.append(LatentSearch(LatentPlan(gan=gan, search=self._search(LATENTS))))
         return inverters
 
     def _search(self, plan: SearchPlan) -> SearchPlan:
-        allowance = self._scaled(plan.allowance)
+        allowance = plan.allowance.scaled(self._config.effort)
         return replace(plan, victims=self._config.searched, allowance=allowance)
 
     def _allowance(self, time_s: float) -> Allowance:
-        return self._scaled(Allowance(rounds=20, time_s=time_s))
-
-    def _scaled(self, allowance: Allowance) -> Allowance:
-        effort = self._config.effort
-        rounds = max(1, round(allowance.rounds * effort))
-        # Less effort is fewer rounds; the same time, so that a slow machine does not end them.
-        return replace(allowance, rounds=rounds, time_s=allowance.time_s * max(1.0, effort))
+        return Allowance(rounds=20, time_s=time_s).scaled(self._config.effort)
 
     def _kept(self, finding: Finding) -> Finding:
         self._findings.append(finding)

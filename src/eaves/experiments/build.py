@@ -161,7 +161,7 @@ def build_method(
         cloud_schedule=_schedule(config, cloud_steps),
         device=pick_device(config.device),
     )
-    if config.method == "datamix":
+    if config.mixes:
         setup = replace(setup, mixed=_mixed(config, secret=secret))
     if not config.hides:
         return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)

@@ -186,7 +186,12 @@ class TrainConfig:
     @property
     def hides(self) -> bool:
         """Whether features are bounded and noised before they leave."""
-        return self.method in HIDING or (self.method == "datamix" and self.mixing.hardened)
+        return self.method in HIDING or (self.mixes and self.mixing.hardened)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether what leaves are mixtures of a group's features."""
+        return self.method == "datamix"
 
     @property
     def sends_once(self) -> bool:

@@ -62,12 +62,12 @@ class Subject:
         if self.config.method in ("full-edge", "full-cloud"):
             what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
-        if not (self.config.privacy.attributes or self.mixes):
+        if not (self.config.privacy.attributes or self.config.mixes):
             raise ConfigError("name what an attacker would like to know, as in --private Male")
         if (
             "unmixing" in config.wanted
             and config.attacks not in ("all", "quick")
-            and not self.mixes
+            and not self.config.mixes
         ):
             raise ConfigError(f"{self.config.method} does not mix: leave the attack unmixing out")
         self.dataset = load_dataset(
@@ -88,11 +88,6 @@ class Subject:
         self.mechanism = OPEN if built.hiding is None else built.hiding.mechanism
         self.codec: Codec = wire_of(self.config).codec
         self._origin = origin
-
-    @property
-    def mixes(self) -> bool:
-        """Whether features are mixed before they leave."""
-        return self.config.method == "datamix"
 
     @property
     def shields(self) -> bool:
@@ -154,7 +149,7 @@ class Subject:
             images=torch.cat(images),
             features=torch.cat(features),
             # With mixtures no label travels, and the attacker has none.
-            labels=torch.zeros(len(rows)).long() if self.mixes else torch.cat(labels),
+            labels=torch.zeros(len(rows)).long() if self.config.mixes else torch.cat(labels),
             private=PrivateLabels(torch.cat(private), self.dataset.private),
         )
 

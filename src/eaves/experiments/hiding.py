@@ -57,7 +57,7 @@ def releases(config: TrainConfig) -> int:
 
     With datamix none does; what is counted is one query in use.
     """
-    if config.method == "datamix":
+    if config.mixes:
         return 1
     return config.copies if config.sends_once else config.cloud_epochs or config.epochs
 
@@ -108,7 +108,7 @@ def privacy_facts(
             releases=sent,
             delta=delta,
             source=hiding.source.about,
-            labels_sent=config.method != "datamix",
+            labels_sent=not config.mixes,
         ),
     }
 

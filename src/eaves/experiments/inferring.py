@@ -131,7 +131,7 @@ def infer(
 
 def _together(config: TrainConfig) -> int:
     """Return how many examples are answered together where nothing is said."""
-    return config.mixing.group if config.method == "datamix" else 1
+    return config.mixing.group if config.mixes else 1
 
 
 def rule_of(config: InferConfig, bundle: Path) -> ExitRule | None:

@@ -20,7 +20,6 @@ from eaves.audit.knowledge import Exposure, Known, Victims
 from eaves.audit.recovery import nearest
 from eaves.audit.scene import Pictures, Scene, WhiteBox
 from eaves.audit.unmixing import BESIDE, UNMIXERS, UnmixPlan, take_apart
-from eaves.audit.unmixnet import NetPlan
 from eaves.core.roles import PrivateLabels
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
@@ -117,10 +116,8 @@ class MixtureAudit:
 
     def _plan(self) -> UnmixPlan:
         plan = UnmixPlan(pool_groups=_POOL, filter=_filter(_maps(self._victims.features)))
-        allowance, effort = plan.net.allowance, self._config.effort
-        rounds = max(1, round(allowance.rounds * effort))
-        allowance = replace(allowance, rounds=rounds, time_s=allowance.time_s * max(1.0, effort))
-        return replace(plan, net=NetPlan(allowance=allowance))
+        allowance = plan.net.allowance.scaled(self._config.effort)
+        return replace(plan, net=replace(plan.net, allowance=allowance))
 
     def _intercept(self) -> Intercept:
         """Return what the cloud sees of the victims, after the codec, and what it practises on."""

@@ -105,19 +105,21 @@ class MixingShield(Shield):
         """Return queries (G K, ...) for features (B, ...), and what reads the answers."""
         law, source = self._mixed.law, self._mixed.source
         self._dummies.eval()
-        missing = -len(features) % law.group
-        filled = torch.cat([features, self._dummies.some(missing, source).to(features)])
+        filled, missing = features, -len(features) % law.group
+        if missing:
+            filled = torch.cat([features, self._dummies.some(missing, source).to(features)])
         mixing = law.draw(len(filled) // law.group, source)
         done = {"groups": mixing.groups, "dummies": missing, "redrawn": mixing.redrawn}
         self._counts.update(done)
-        queries, order = mixing.mix(filled.float()), torch.arange(len(filled))
+        queries, order = mixing.mix(filled.float()), None
         if self._mixed.shuffle:
-            order = source.normal((len(filled),)).argsort()
-        secret = Secret(mixing=mixing, order=order, inputs=len(features))
-        return queries[order.to(queries.device)], lambda answers: self._reveal(answers, secret)
+            order = source.normal((len(filled),)).argsort().to(queries.device)
+            queries = queries[order]
+        secret = Secret(mixing=mixing, order=order, queries=len(filled), inputs=len(features))
+        return queries, lambda answers: self._reveal(answers, secret)
 
     def _reveal(self, answers: Tensor, secret: "Secret") -> Tensor:
-        expected = (len(secret.order), *self._answer_shape)
+        expected = (secret.queries, *self._answer_shape)
         if answers.shape != expected or not answers.is_floating_point():
             raise PayloadError(
                 f"expected float answers of shape {expected} to {expected[0]} mixtures, got "
@@ -125,8 +127,9 @@ class MixingShield(Shield):
             )
         if not bool(torch.isfinite(answers).all()):
             raise PayloadError("expected finite answers to mixtures, got NaN or infinity")
-        back = secret.order.argsort().to(answers.device)
-        z = secret.mixing.unmix(answers[back].float())[: secret.inputs]
+        if secret.order is not None:
+            answers = answers[secret.order.argsort().to(answers.device)]
+        z = secret.mixing.unmix(answers.float())[: secret.inputs]
         with torch.no_grad():
             logits: Tensor = self._head.eval()(z)
         return logits
@@ -138,8 +141,9 @@ class Secret:
     """What the edge keeps of a batch until its answers come."""
 
     mixing: Mixing
-    order: Tensor
-    """Place among the mixtures of each query that was sent."""
+    order: Tensor | None
+    """Place among the mixtures of each query that was sent, where they were shuffled."""
+    queries: int
     inputs: int
     """How many of the answers are wanted: the others are dummies."""
 
