@@ -180,7 +180,11 @@ def _mixed(config: TrainConfig, *, secret: bool) -> Mixed:
     mixing = config.mixing
     source = Keyed.secret() if secret else Keyed.from_seed(config.seed)
     return Mixed(
-        law=law_of(mixing), source=source, shuffle=mixing.shuffle, cloud_ends=mixing.cloud_ends
+        law=law_of(mixing),
+        source=source,
+        shuffle=mixing.shuffle,
+        cloud_ends=mixing.cloud_ends,
+        share_gates=mixing.shares_gates,
     )
 
 
