@@ -152,7 +152,6 @@ MIXING_CONFIG = {
     "law": ("str", "orthogonal"),
     "max_share": ("float", 0.8),
     "max_condition": ("float", 4.0),
-    "gates": ("str", "auto"),
     "shuffle": ("bool", False),
     "hardened": ("bool", False),
     "cloud_ends": ("str or None", None),
@@ -329,7 +328,7 @@ NAMES = {
     ],
     "net": [
         *("compact", "ds_cnn", "mobilevit_xxs", "res8", "resnet18", "resnet20", "resnet34"),
-        *("resnet56", "small", "spindle", "vgg11", "vgg16"),
+        *("resnet56", "small", "vgg11", "vgg16"),
     ],
     "data": ["cifar10", "digits", "faces", "images", "spoken-digits", "spoken-words"],
     "exit": ["auto", "conv", "linear", "mlp"],

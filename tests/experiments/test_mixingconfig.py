@@ -24,8 +24,6 @@ def test_what_is_set_by_default_is_a_law() -> None:
     [
         ({"law": "secret"}, "unknown law 'secret'; choose from: orthogonal, convex, affine"),
         ({"group": 1}, "expected --group of 2 or more, got 1"),
-        ({"gates": "shared"}, "unknown gates 'shared'; choose from: auto, group, own"),
-        ({"shuffle": True, "gates": "group"}, "take --gates own, or leave --shuffle out"),
         ({"max_share": 1.1}, "expected --max-share from 0 to 1, got 1.1"),
         ({"max_condition": 0.5}, "expected --max-condition from 1 to 1e+06, got 0.5"),
     ],
@@ -34,20 +32,6 @@ def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> No
     with pytest.raises(ConfigError) as caught:
         MixingConfig(**settings)  # type: ignore[arg-type]
     assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("gates", "shuffle", "shared"),
-    [
-        ("auto", False, True),
-        ("auto", True, False),
-        ("group", False, True),
-        ("own", False, False),
-        ("own", True, False),
-    ],
-)
-def test_gates_are_shared_unless_groups_are_hidden(gates: str, shuffle: bool, shared: bool) -> None:
-    assert MixingConfig(gates=gates, shuffle=shuffle).shares_gates == shared
 
 
 def test_it_is_a_table_of_its_own() -> None:

@@ -93,10 +93,3 @@ def test_the_limit_is_that_of_the_largest_batch_and_of_all_codecs() -> None:
     assert len(unpack_upload(ten, limit_bytes=small.limit_bytes)[0]) == 10
     with pytest.raises(PayloadError, match="above the limit of 240"):
         unpack_upload(eleven, limit_bytes=small.limit_bytes)
-
-
-def test_mixtures_come_in_whole_groups() -> None:
-    grouped = Accepts(feature_shape=(2, 3), dtype=torch.float32, classes=4, group=3)
-    grouped.check(torch.zeros(6, 2, 3))
-    with pytest.raises(PayloadError, match="whole groups of 3 mixtures, got 4 features"):
-        grouped.check(torch.zeros(4, 2, 3))

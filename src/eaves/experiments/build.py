@@ -180,11 +180,7 @@ def _mixed(config: TrainConfig, *, secret: bool) -> Mixed:
     mixing = config.mixing
     source = Keyed.secret() if secret else Keyed.from_seed(config.seed)
     return Mixed(
-        law=law_of(mixing),
-        source=source,
-        shuffle=mixing.shuffle,
-        cloud_ends=mixing.cloud_ends,
-        share_gates=mixing.shares_gates,
+        law=law_of(mixing), source=source, shuffle=mixing.shuffle, cloud_ends=mixing.cloud_ends
     )
 
 

@@ -101,7 +101,6 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
         feature_shape=tuple(terms["feature_shape"]),
         dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
         classes=len(interface.classes),
-        group=config.mixing.group if config.mixes and config.mixing.shares_gates else 1,
     )
     learner = method.cloud or AnswersOnly()
     if config.sends_once and config.method == "full-cloud":

@@ -6,11 +6,9 @@ Imports no torch, so that the command line can print its help at once.
 from dataclasses import dataclass
 from typing import final
 
-from eaves.errors import ConfigError
 from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
 
 LAWS = ("orthogonal", "convex", "affine")
-GATES = ("auto", "group", "own")
 
 
 @final
@@ -27,12 +25,8 @@ class MixingConfig:
     max_condition: float = 4.0
     """Largest condition number of the mixture: how much worse some answers may become than
     others when they are taken apart."""
-    gates: str = "auto"
-    """What opens the cloud's activations: group, the mean of a group's mixtures, so that answers
-    can be taken apart without a fault; own, each mixture by itself. auto: own with --shuffle."""
     shuffle: bool = False
-    """What is sent for all groups of a batch leaves in random order, so that nobody is told which
-    mixtures are a group."""
+    """What is sent for all groups of a batch leaves in random order."""
     hardened: bool = False
     """Features are bounded and noised before they are mixed, as [privacy] says, and trained against
     adversaries that read the --private attributes, if any are named."""
@@ -42,17 +36,6 @@ class MixingConfig:
 
     def __post_init__(self) -> None:
         expect_choice(self, "law", LAWS)
-        expect_choice(self, "gates", GATES)
         expect_at_least(self, "group", 2)
         expect_between(self, "max_share", 0, 1)
         expect_between(self, "max_condition", 1, 1e6)
-        if self.shuffle and self.gates == "group":
-            raise ConfigError(
-                "--shuffle hides which mixtures are a group, and --gates group has to know: take "
-                "--gates own, or leave --shuffle out"
-            )
-
-    @property
-    def shares_gates(self) -> bool:
-        """Whether the mixtures of a group share the cloud's activations."""
-        return self.gates == "group" or (self.gates == "auto" and not self.shuffle)

@@ -9,8 +9,7 @@ The net is divided in three, f3 . f2 . f1; the edge has the ends, the cloud the 
 
     L   = mean_i CE(f3(sum_j (C^-1)_ij f2(sum_k C_jk f1(x_k))), y_i)      C anew in each step
 
-The answer is exact where f2 is linear on what a group spans: it is where a group shares its gates
-(:mod:`eaves.methods.gates`), otherwise f2 is trained to be good enough.
+The answer is exact where f2 is linear on what a group spans, and f2 is trained to be good enough.
 Training happens in one place, where the data may be; nothing is sent in it. The paper is known from
 its abstract; sizes, laws and schedules are ours. Laws of C: :mod:`eaves.privacy.mixing`. What this
 does **not** protect: ``docs/threat_model.md``.
@@ -33,7 +32,6 @@ from eaves.core.shield import Reveal, Shield
 from eaves.errors import ConfigError, PayloadError
 from eaves.methods.adversaries import adversaries_of
 from eaves.methods.baselines import WholeEdge
-from eaves.methods.gates import share_gates
 from eaves.methods.hiding import HidingAnswers, HidingEdge
 from eaves.methods.setup import INPUT, CloudAnswers, EdgeAnswers, Method, Mixed, Setup
 from eaves.privacy.mixing import Mixing, MixingLaw
@@ -161,11 +159,9 @@ def datamix(setup: Setup) -> Method:
     body, head = _without_head(setup.net, setup.cut, setup.mixed.cloud_ends)
     split = _split(setup, body)
     shape = output_shape(split.edge, setup.input_shape)
-    answer_shape = output_shape(split.cloud, shape)
-    if setup.mixed.share_gates:
-        share_gates(split.cloud, setup.mixed.law.group)
     dummies = Dummies(shape)
     edge, predictor = _edge(setup, split.edge, Mixture(split.cloud, head, dummies, setup.mixed.law))
+    answer_shape = output_shape(split.cloud, shape)
     return Method(
         edge=edge,
         cloud=None,

@@ -74,8 +74,6 @@ class Mixed:
     """Queries of all groups of a batch leave in random order."""
     cloud_ends: str | None = None
     """The last stage of the cloud, whose answer comes back; None: that of the whole net."""
-    share_gates: bool = False
-    """The mixtures of a group share the cloud's activations (:mod:`eaves.methods.gates`)."""
 
 
 @final

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, relu
 
 from eaves.core.net import StagedNet
 from eaves.errors import unknown
@@ -126,9 +126,8 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
         self.downsample = nn.Identity() if downsample is None else downsample
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        z_BCHW = self.relu(self.bn1(self.conv1(x_BCHW)))
-        return self.relu(self.bn2(self.conv2(z_BCHW)) + self.downsample(x_BCHW))
+        z_BCHW = relu(self.bn1(self.conv1(x_BCHW)))
+        return relu(self.bn2(self.conv2(z_BCHW)) + self.downsample(x_BCHW))

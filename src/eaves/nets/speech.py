@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import final
 
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from eaves.core.net import StagedNet
 
@@ -110,9 +111,8 @@ class _ResBlock(nn.Module):
         self.bn1 = nn.Identity() if first else nn.BatchNorm2d(_RES_WIDTH, affine=False)
         self.conv1 = nn.Conv2d(_RES_WIDTH, _RES_WIDTH, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(_RES_WIDTH, affine=False)
-        self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(_RES_WIDTH, _RES_WIDTH, 3, padding=1, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        z_BCHW = self.relu(self.conv1(self.bn1(x_BCHW)))
-        return self.relu(self.conv2(self.bn2(z_BCHW))) + x_BCHW
+        z_BCHW = relu(self.conv1(self.bn1(x_BCHW)))
+        return relu(self.conv2(self.bn2(z_BCHW))) + x_BCHW

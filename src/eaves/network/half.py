@@ -28,8 +28,6 @@ class Accepts:
     dtype: torch.dtype
     classes: int
     max_batch: int = 4096
-    group: int = 1
-    """Features come in groups of so many, that follow each other and are answered together."""
 
     @property
     def limit_bytes(self) -> int:
@@ -39,10 +37,6 @@ class Accepts:
 
     def check(self, features: Tensor, labels_B: Tensor | None = None) -> None:
         """Raise a :class:`PayloadError` for what the cloud half cannot take."""
-        if len(features) % self.group:
-            raise PayloadError(
-                f"expected whole groups of {self.group} mixtures, got {len(features)} features"
-            )
         if features.dtype != self.dtype or features.shape[1:] != self.feature_shape:
             raise PayloadError(
                 f"expected {self.dtype} features of shape (B, {_comma(self.feature_shape)}), "
