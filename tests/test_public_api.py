@@ -328,7 +328,7 @@ NAMES = {
     ],
     "net": [
         *("compact", "ds_cnn", "mobilevit_xxs", "res8", "resnet18", "resnet20", "resnet34"),
-        *("resnet56", "small", "vgg11", "vgg16"),
+        *("resnet56", "small", "spindle", "vgg11", "vgg16"),
     ],
     "data": ["cifar10", "digits", "faces", "images", "spoken-digits", "spoken-words"],
     "exit": ["auto", "conv", "linear", "mlp"],

@@ -1,6 +1,7 @@
 """The rows of the tables in docs/mixing.md: one configuration each, by the table it belongs to."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.rows import Row
 
@@ -21,11 +22,46 @@ WORDS = TrainConfig(
 )
 
 
-def mixed(base: TrainConfig, group: int, law: str = "orthogonal", condition: float = 4.0) -> Row:
+IMAGES = TrainConfig(
+    data="cifar10",
+    train_samples=20_000,
+    net="spindle",
+    cut="norm",
+    method="datamix",
+    epochs=12,
+    batch_size=64,
+    optimiser="sgd",
+    precision="bf16",
+    mixing=MixingConfig(law="convex", cloud_ends="middle"),
+)
+
+
+def mixed(base: TrainConfig, group: int, law: str = "orthogonal", share: float = 0.8) -> Row:
     """Plain mixtures of ``group``."""
-    mixing = MixingConfig(group=group, law=law, max_condition=condition)
-    name = f"K = {group}" if law == "orthogonal" else f"K = {group}, {law}"
-    return Row(name=f"{base.data}, {name}", config=replace(base, mixing=mixing), attacks="")
+    mixing = replace(base.mixing, group=group, law=law, max_share=share)
+    name = f"{base.data}, K = {group}, {law}" + (f", share {share:g}" if share != 0.8 else "")
+    return Row(name=name, config=replace(base, mixing=mixing), attacks="")
+
+
+def unmixed(base: TrainConfig) -> Row:
+    """The same net, all of it on the edge."""
+    config = replace(base, method="full-edge")
+    return Row(name=f"{base.data}, unmixed", config=config, attacks="")
+
+
+def images() -> list[Row]:
+    """CIFAR-10: what mixing costs, by group, law and share; and what the edge could do alone."""
+    ends = f"{Path(__file__).with_name('ends.py')}:ends"
+    alone = replace(unmixed(replace(IMAGES, net=ends, cut="auto")), name="cifar10, edge alone")
+    return [
+        unmixed(IMAGES),
+        alone,
+        mixed(IMAGES, 2, "convex"),
+        mixed(IMAGES, 2, "convex", share=0.9),
+        mixed(IMAGES, 4, "convex"),
+        *(mixed(IMAGES, group) for group in (2, 4, 8)),
+        mixed(IMAGES, 4, "affine"),
+    ]
 
 
 def words() -> list[Row]:
@@ -34,9 +70,7 @@ def words() -> list[Row]:
     for seed in (0, 1, 2):
         base = replace(WORDS, seed=seed)
         found = [
-            Row(
-                name="spoken-digits, unmixed", config=replace(base, method="full-edge"), attacks=""
-            ),
+            unmixed(base),
             *(mixed(base, group) for group in (2, 4, 8)),
             mixed(base, 2, "convex"),
             mixed(base, 4, "affine"),
@@ -66,4 +100,4 @@ def attacked_words() -> list[Row]:
     return [replace(row, attacks="unmixing,attribute", effort=0.5) for row in rows]
 
 
-TABLES = {"words": words, "attacked_words": attacked_words}
+TABLES = {"images": images, "words": words, "attacked_words": attacked_words}

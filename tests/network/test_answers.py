@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from eaves.codecs.base import decode, parse_codec
+from eaves.codecs.base import Codec, decode, parse_codec
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import CloudPredictor
 from eaves.errors import DivergedError, PayloadError
@@ -33,11 +33,19 @@ def net() -> nn.Module:
     return layers
 
 
-def answers_of(predictor: CloudPredictor, most: int = 256) -> tuple[Answers, Counts]:
+def answers_of(
+    predictor: CloudPredictor, most: int = 256, answer_codec: Codec = FP32
+) -> tuple[Answers, Counts]:
     counts = Counts()
     part = Optimised({"cloud": nn.Linear(3, 4)}, OneCycle(total_steps=1), torch.device("cpu"))
     learner = Classifier(part)
-    half = Half(learner=learner, predictor=predictor, accepts=ACCEPTS, reply_codec=FP16)
+    half = Half(
+        learner=learner,
+        predictor=predictor,
+        accepts=ACCEPTS,
+        reply_codec=FP16,
+        answer_codec=answer_codec,
+    )
     return Answers(half, counts, most=most), counts
 
 
@@ -65,6 +73,18 @@ def test_each_query_gets_what_it_would_get_alone(sizes: list[int]) -> None:
         torch.testing.assert_close(answer(one), answer(other), rtol=0, atol=1e-5)
         torch.testing.assert_close(answer(one), net().eval()(x_BC), rtol=0, atol=1e-5)
     assert counts.answer_s > 0
+
+
+def test_answers_that_are_features_travel_in_their_own_codec() -> None:
+    x_BC, sizes = torch.randn(2000, 3), {}
+    for codec in (FP32, FP16):
+        predictor = CloudAnswers(nn.Identity(), torch.device("cpu"))
+        answers, _ = answers_of(predictor, answer_codec=codec)
+        work = query(x_BC)
+        answers.give([work])
+        torch.testing.assert_close(answer(work), x_BC, rtol=1e-3, atol=1e-3)
+        sizes[codec.name] = len(work.answer.result(timeout=0))
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
 
 
 def test_a_batch_has_so_many_examples_at_most_or_one_query() -> None:

@@ -12,6 +12,7 @@ from eaves.nets.own import is_own, own_net
 from eaves.nets.resnet import STEMS, resnet18, resnet20, resnet34, resnet56
 from eaves.nets.small import compact, small
 from eaves.nets.speech import ds_cnn, res8
+from eaves.nets.spindle import spindle
 from eaves.nets.vgg import vgg11, vgg16
 
 
@@ -83,6 +84,12 @@ NETS: dict[str, NetEntry] = {
         build=mobilevit_xxs,
         about="convolutions and attention for mobile devices, as in timm",
         source="Mehta and Rastegari 2022, MobileViT, Table 4",
+    ),
+    "spindle": NetEntry(
+        build=spindle,
+        smallest_side=16,
+        about="thin ends for a device, a broad middle for a cloud that gets mixtures (datamix)",
+        source="ours, of blocks of He et al. 2016, Identity Mappings in Deep Residual Networks",
     ),
     "ds_cnn": NetEntry(
         build=ds_cnn,

@@ -4,18 +4,16 @@ Dimension key:  B batch   K classes
 """
 
 from time import perf_counter
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from eaves.codecs.base import decode, parse_codec
+from eaves.codecs.base import decode
 from eaves.errors import DivergedError, PayloadError
 from eaves.network.counts import Counts
 from eaves.network.half import Half
 from eaves.network.workqueue import QueryWork
-
-_ANSWERS: Final = parse_codec("fp32")
 
 
 @final
@@ -53,7 +51,7 @@ class Answers:
         parts = torch.split(logits_BK, [len(x) for _, x in opened])
         for (query, _), part in zip(opened, parts, strict=True):
             try:
-                query.answer.set_result(_ANSWERS.encode(part))
+                query.answer.set_result(self._half.answer_codec.encode(part))
             except ValueError as error:  # features too large, or weights that are not finite
                 _refuse(query, error)
         self._counts.queries += len(opened)

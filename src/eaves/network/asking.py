@@ -15,7 +15,7 @@ from eaves.network.eaves_pb2 import Answer, Query, StatusReply, StatusRequest
 from eaves.network.refusals import FATAL, RefusedError
 from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
-_LARGEST_BYTES: Final = 16 * 2**20  # of an answer
+_LARGEST_BYTES: Final = 64 * 2**20  # of an answer
 _TICKET_BYTES: Final = 16
 
 

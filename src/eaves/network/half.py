@@ -11,11 +11,12 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from eaves.codecs.base import LIMIT_BYTES, Codec
+from eaves.codecs.base import LIMIT_BYTES, Codec, parse_codec
 from eaves.core.roles import CloudLearner, CloudPredictor
 from eaves.errors import PayloadError
 from eaves.network.lessons import Lessons
 
+_EXACT: Final = parse_codec("fp32")  # logits are few
 _LARGEST: Final = 1e9  # of a feature: the running variance of a layer is not to overflow for ever
 
 
@@ -65,5 +66,8 @@ class Half:
     predictor: CloudPredictor
     accepts: Accepts
     reply_codec: Codec
+    """Of gradients."""
+    answer_codec: Codec = _EXACT
+    """Of answers to queries."""
     lessons: Lessons | None = None
     """Where uploads travel once, and are learnt from more often."""

@@ -46,6 +46,9 @@ def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
                 how = "in plaintext" if credentials is None else "with TLS"
                 words = "serving %s on port %d %s"
                 _log.info(words, source, event.port, how, extra={"session": event.session})
+                if origin.config.mixes:
+                    words = "what comes are mixtures of %d inputs each; none comes alone"
+                    _log.info(words, origin.config.mixing.group)
                 logged_at = monotonic()
             elif monotonic() - logged_at >= _EVERY_S:
                 _log.info("serving", extra=_figures(event))
