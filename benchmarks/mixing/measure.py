@@ -2,7 +2,7 @@
 
     python -m benchmarks.mixing.measure TABLE --data-root DIR --out DIR [--only NAME] [--threads 1]
 
-TABLE is one of images, words, attacked_words (benchmarks/mixing/rows.py). A row that is already in
+TABLE is one of images, words, attacked_words, attacked_faces (rows.py). A row that is already in
 OUT is not run again; without its facts.json its bundle is attacked again.
 """
 
