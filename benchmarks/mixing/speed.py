@@ -32,10 +32,11 @@ from eaves.network.workqueue import QueryWork
 from eaves.runtime.process import set_up
 
 CASES = (
-    ("resnet18", "maxpool", 64),
-    ("mobilevit_xxs", "stage1", 64),
-    ("vgg11", "pool2", 64),
-    ("resnet56", "layer1", 32),
+    ("resnet18", "maxpool", None, 64),
+    ("mobilevit_xxs", "stage1", None, 64),
+    ("vgg11", "pool2", None, 64),
+    ("resnet56", "layer1", None, 32),
+    ("spindle", "norm", "middle", 32),
 )
 GROUPS = (2, 4, 8)
 
@@ -50,14 +51,14 @@ def main() -> None:
     set_up(1)
     print("| net | cut | K | mixing, % of the edge's time | cloud, mixtures over plain |")
     print("| --- | --- | --- | --- | --- |")
-    for net, cut, side in CASES:
+    for net, cut, ends, side in CASES:
         for group in GROUPS:
             config = TrainConfig(
                 method="datamix",
                 data="cifar10",
                 net=net,
                 cut=cut,
-                mixing=MixingConfig(group=group),
+                mixing=MixingConfig(group=group, cloud_ends=ends),
             )
             edge, cloud = ratios(config, side, options.batch, options.rounds)
             mixing = in_words([100 * ratio for ratio in edge])
@@ -77,9 +78,10 @@ def ratios(
     x_BCHW = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
     features, _ = method.edge_predictor.predict(x_BCHW)
     assert features is not None
-    answers_BK = torch.randn(batch, 10)
     served = service(config, method, features)
     queries, _ = method.shield.protect(features)
+    assert method.cloud_predictor is not None
+    answers = method.cloud_predictor.answer(queries)
     codec = wire_of(config).codec
     plain, mixed = (
         [codec.encode(group) for group in torch.split(z, config.mixing.group)]
@@ -88,12 +90,14 @@ def ratios(
 
     def there_and_back() -> None:
         _, reveal = method.shield.protect(features)
-        reveal(answers_BK)
+        reveal(answers)
 
+    head = method.edge_modules["head"].eval()
     edge, cloud = [], []
     for _ in range(rounds):
-        mixing_s = seconds(there_and_back)
-        edge_s = seconds(lambda: method.edge_predictor.predict(x_BCHW))
+        head_s = seconds(lambda: head(answers))  # the edge's last stages are not mixing
+        mixing_s = seconds(there_and_back) - head_s
+        edge_s = head_s + seconds(lambda: method.edge_predictor.predict(x_BCHW))
         edge.append(mixing_s / (mixing_s + edge_s + seconds(lambda: codec.encode(queries))))
         plain_s = seconds(lambda: answered(served, plain))
         cloud.append(plain_s / seconds(lambda: answered(served, mixed)))

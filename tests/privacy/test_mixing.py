@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eaves.errors import ConfigError
-from eaves.privacy.mixing import LAWS, Mixing, MixingLaw
+from eaves.privacy.mixing import LAWS, Mixing, MixingLaw, Stock
 from eaves.privacy.sources import Keyed, Pseudo
 
 GROUPS = [2, 3, 4, 8]
@@ -195,3 +195,14 @@ def test_amplification_of_an_orthogonal_matrix_is_one() -> None:
     assert float(Mixing(turn).amplification) == pytest.approx(1.0)
     assert float(Mixing(2 * turn).amplification) == pytest.approx(0.5)
     assert float(Mixing(turn).share.max()) == pytest.approx(0.64)
+
+
+def test_what_is_drawn_ahead_is_used_once() -> None:
+    stock = Stock(MixingLaw(group=3), Keyed.from_seed(0))
+    taken = [stock.take(groups) for groups in (1, 200, 0, 400, 3, 900, 1)]
+    assert [mixing.groups for mixing in taken] == [1, 200, 0, 400, 3, 900, 1]
+    matrices = torch.cat([mixing.matrix_GKK for mixing in taken])
+    assert len(torch.unique(matrices, dim=0)) == len(matrices)
+    inverses = torch.cat([mixing.inverse_GKK for mixing in taken])
+    torch.testing.assert_close(matrices @ inverses, torch.eye(3).double().expand_as(matrices))
+    assert [mixing.redrawn > 0 for mixing in taken] == [True, False, False, True, False, True, True]

@@ -34,7 +34,7 @@ from eaves.methods.adversaries import adversaries_of
 from eaves.methods.baselines import WholeEdge
 from eaves.methods.hiding import HidingAnswers, HidingEdge
 from eaves.methods.setup import INPUT, CloudAnswers, EdgeAnswers, Method, Mixed, Setup
-from eaves.privacy.mixing import Mixing, MixingLaw
+from eaves.privacy.mixing import Mixing, MixingLaw, Stock
 from eaves.privacy.sources import Pseudo, Source
 
 _STOCK = 32  # dummies that a bundle holds
@@ -93,7 +93,7 @@ class MixingShield(Shield):
         self, mixed: Mixed, dummies: Dummies, head: nn.Module, answer_shape: tuple[int, ...]
     ):
         self._mixed, self._dummies, self._head = mixed, dummies, head
-        self._answer_shape = answer_shape
+        self._answer_shape, self._stock = answer_shape, Stock(mixed.law, mixed.source)
         self._counts = Counter({"groups": 0, "dummies": 0, "redrawn": 0})
 
     @property
@@ -108,7 +108,7 @@ class MixingShield(Shield):
         filled, missing = features, -len(features) % law.group
         if missing:
             filled = torch.cat([features, self._dummies.some(missing, source).to(features)])
-        mixing = law.draw(len(filled) // law.group, source)
+        mixing = self._stock.take(len(filled) // law.group)
         done = {"groups": mixing.groups, "dummies": missing, "redrawn": mixing.redrawn}
         self._counts.update(done)
         queries, order = mixing.mix(filled.float()), None

@@ -42,6 +42,7 @@ from eaves.privacy.sources import Source
 
 _TRIES: Final = 500
 _SPARE: Final = 8  # more than are expected to be needed: a second round costs as much as the first
+_AHEAD: Final = 512  # groups
 _SLACK: Final = 1e-9  # of a bound that a law touches
 
 
@@ -52,9 +53,11 @@ class Mixing:
     It cannot be pickled, and a log that shows it shows no coefficient.
     """
 
-    def __init__(self, matrix_GKK: Tensor, *, redrawn: int = 0):
+    def __init__(self, matrix_GKK: Tensor, inverse_GKK: Tensor | None = None, *, redrawn: int = 0):
         self.matrix_GKK = matrix_GKK
-        self.inverse_GKK: Tensor = torch.linalg.inv(matrix_GKK)
+        self.inverse_GKK: Tensor = (
+            torch.linalg.inv(matrix_GKK) if inverse_GKK is None else inverse_GKK
+        )
         self.redrawn = redrawn
         """How many matrices were beyond a bound, and others taken instead."""
 
@@ -78,6 +81,13 @@ class Mixing:
         """How much independent errors of the answers grow in each group: ||C^-1||_F / sqrt(K)."""
         norm_G: Tensor = torch.linalg.matrix_norm(self.inverse_GKK)
         return norm_G / sqrt(self.group)
+
+    def parted(self, groups: int) -> "tuple[Mixing, Mixing]":
+        """Return the first ``groups``, with the count of what was redrawn, and the rest."""
+        (matrix, other), (inverse, its_inverse) = (
+            (x_GKK[:groups], x_GKK[groups:]) for x_GKK in (self.matrix_GKK, self.inverse_GKK)
+        )
+        return Mixing(matrix, inverse, redrawn=self.redrawn), Mixing(other, its_inverse)
 
     def mix(self, sources: Tensor) -> Tensor:
         """Return the queries (G K, ...) for tensors (G K, ...), group after group."""
@@ -165,6 +175,26 @@ class MixingLaw:
             values_GK = torch.linalg.svdvals(matrix_GKK)
             within_G &= values_GK[:, 0] <= self.max_condition * (1 + _SLACK) * values_GK[:, -1]
         return within_G
+
+
+@final
+class Stock:
+    """Secrets drawn ahead: many at once take hardly longer than a few. Each is used once."""
+
+    def __init__(self, law: MixingLaw, source: Source):
+        self._law, self._source = law, source
+        self._left = law.draw(0, source)
+
+    def take(self, groups: int) -> Mixing:
+        """Return the secret of ``groups`` new groups.
+
+        Raises:
+            ConfigError: as :meth:`MixingLaw.draw`.
+        """
+        if groups > self._left.groups:
+            self._left = self._law.draw(max(groups, _AHEAD), self._source)
+        taken, self._left = self._left.parted(groups)
+        return taken
 
 
 def _share(matrix_GKK: Tensor) -> Tensor:
