@@ -95,9 +95,13 @@ def hardened(base: TrainConfig, bottleneck: str, **privacy: Any) -> TrainConfig:
 
 def attacked_words() -> list[Row]:
     """Spoken digits: mixtures taken apart, the speaker read; plain and hardened."""
-    base = replace(WORDS, epochs=40)
-    hard = hardened(base, "2x4x7", weight=3.0)
-    return [*attacked("words", WORDS, (2, 4)), *attacked("hardened words", hard, (2, 4))]
+    deep = replace(WORDS, net="compact", cut="conv2")  # one convolution cannot leave a speaker out
+    hard = hardened(replace(deep, epochs=40), "4x2x4", weight=6.0, adversary_steps=2)
+    return [
+        replace(unmixed(deep), name="words, unmixed"),
+        *attacked("words", deep, (2, 4)),
+        *attacked("hardened words", hard, (2, 4)),
+    ]
 
 
 def attacked_faces() -> list[Row]:

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     set_up(1)
+    torch.set_grad_enabled(False)
     print("| net | cut | K | mixing, % of the edge's time | cloud, mixtures over plain |")
     print("| --- | --- | --- | --- | --- |")
     for net, cut, ends, side in CASES:
