@@ -65,6 +65,15 @@ def images() -> list[Row]:
         mixed(IMAGES, 4, "convex"),
         *(mixed(IMAGES, group) for group in (2, 4, 8)),
         mixed(IMAGES, 4, "affine"),
+        *longer(unmixed(IMAGES), mixed(IMAGES, 2, "convex")),
+    ]
+
+
+def longer(*rows: Row) -> list[Row]:
+    """The same for 20 epochs."""
+    return [
+        replace(row, name=f"{row.name}, 20 epochs", config=replace(row.config, epochs=20))
+        for row in rows
     ]
 
 
