@@ -23,7 +23,10 @@ def test_what_is_set_by_default_is_a_law() -> None:
     ("settings", "words"),
     [
         ({"law": "secret"}, "unknown law 'secret'; choose from: orthogonal, convex, affine"),
-        ({"group": 1}, "expected --group of 2 or more, got 1"),
+        (
+            {"group": 1},
+            "expected --group of 2 or more, got 1: one input alone is mixed with nothing",
+        ),
         ({"max_share": 1.1}, "expected --max-share from 0 to 1, got 1.1"),
         ({"max_condition": 0.5}, "expected --max-condition from 1 to 1e+06, got 0.5"),
     ],

@@ -6,7 +6,8 @@ Imports no torch, so that the command line can print its help at once.
 from dataclasses import dataclass
 from typing import final
 
-from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
+from eaves.errors import ConfigError
+from eaves.experiments.settings import expect_between, expect_choice
 
 LAWS = ("orthogonal", "convex", "affine")
 
@@ -36,6 +37,10 @@ class MixingConfig:
 
     def __post_init__(self) -> None:
         expect_choice(self, "law", LAWS)
-        expect_at_least(self, "group", 2)
+        if self.group < 2:
+            raise ConfigError(
+                f"expected --group of 2 or more, got {self.group}: one input alone is mixed with "
+                "nothing, and leaves as it is"
+            )
         expect_between(self, "max_share", 0, 1)
         expect_between(self, "max_condition", 1, 1e6)
