@@ -189,6 +189,24 @@ def test_the_cloud_answers_what_the_exit_is_not_sure_of(eaves: Eaves, answering:
     assert right == round(360 * summary["accuracy"]["all"]["value"])
 
 
+def test_a_cloud_that_gets_mixtures_says_so_and_answers_with_features(
+    eaves: Eaves, machines: Machines, free_port: Callable[[], int]
+) -> None:
+    mixing = "[mixing]\ngroup = 4\ncloud_ends = 'conv3'\n"
+    machine, port = machines(mixed="method = 'datamix'\ncut = 'conv1'\n" + mixing), free_port()
+    trained = machine.run("train", "--config", "mixed.toml", "--out", "mixed", "--json")
+    listen = ("--listen", f"127.0.0.1:{port}", "--insecure")
+    cloud = machine.start("serve", "mixed/bundle", *listen)
+    cloud.says("what comes are mixtures of 4 inputs each; none comes alone")
+    cloud_at = ("--cloud", f"localhost:{port}", "--insecure")
+    ended = eaves("infer", machine.folder / "mixed", *cloud_at, "--json", *CALM)
+    summary = json.loads(ended.out.splitlines()[-1])
+    assert (summary["answered_by"], summary["shield"]["groups"]) == ({"cloud": 360}, 90)
+    # Other coefficients than when the run was evaluated, and answers in 16 bits.
+    expected = trained.result["accuracy"]["cloud"]["value"]
+    assert summary["accuracy"]["all"]["value"] == pytest.approx(expected, abs=0.05)
+
+
 def test_the_exit_answers_what_it_is_sure_of(eaves: Eaves, answering: Trained) -> None:
     ended = infer(eaves, answering, "--json", *CALM, "--rule", "confidence", "--threshold", 0)
     summary = json.loads(ended.out.splitlines()[-1])
