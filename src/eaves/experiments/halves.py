@@ -111,7 +111,7 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
         accepts=accepts,
         reply_codec=wire_of(config).reply_codec,
     )
-    if config.mixing.cloud_ends is not None:  # then answers are features, no logits
+    if config.mixes and config.mixing.cloud_ends is not None:  # answers are features, no logits
         half = replace(half, answer_codec=half.reply_codec)
     return half, replace(method, edge_modules={}), terms
 
