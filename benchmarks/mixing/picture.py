@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-COLUMNS = 12
+COLUMNS = 6
 
 
 def main() -> None:
@@ -39,7 +39,8 @@ def rows_of(folder: Path) -> dict[str, Any]:
     found = load_file(folder / "audit" / "gallery.safetensors")
     named = {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
     kinds = ["input", *sorted(kind for kind in named if kind != "input")]
-    return {f"{folder.name}: {kind}" if kind == "input" else kind: named[kind] for kind in kinds}
+    title = folder.name.replace("-", " ")
+    return {f"{title}: {kind}" if kind == "input" else kind: named[kind] for kind in kinds}
 
 
 if __name__ == "__main__":
