@@ -1,6 +1,6 @@
 """How long a plan takes to be made: seconds, and beside them those of importing torch.
 
-    python benchmarks/plan_speed.py [--net resnet18] [--rounds 3]
+    python -m benchmarks.plan_speed [--net resnet18] [--rounds 3]
 
 measuring    `eaves plan --net NET`, which measures this machine first         (target: below 10 s)
 from file    the same with a profile that was taken before                    (target: below 1.5 s)
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
+
+from benchmarks.timing import seconds
 
 from eaves.core.specs import LINKS
 from eaves.planner.simulate import Fleet, simulate
@@ -49,12 +50,6 @@ def main() -> None:
 
 def command(*words: str) -> None:
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-
-
-def seconds(check: Callable[[], object]) -> float:
-    started = perf_counter()
-    check()
-    return perf_counter() - started
 
 
 def fleet() -> object:

@@ -9,18 +9,18 @@ the same features without mixing. Never of faces: their pictures are not to be p
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
-from safetensors.numpy import load_file
+
+from eaves.report.gallery import mixture_images
+from eaves.report.runs import Images, Run, read_runs
 
 COLUMNS = 6
 
 
 def main() -> None:
     target, *folders = map(Path, sys.argv[1:])
-    blocks = [rows_of(folder) for folder in folders]
-    rows = [row for block in blocks for row in block.items()]
+    rows = [row for run in read_runs(folders) for row in rows_of(run)]
     figure = Figure(figsize=(11, 0.72 * len(rows)), layout="constrained")
     for number, (name, images) in enumerate(rows):
         for column, image in enumerate(images[:COLUMNS]):
@@ -33,14 +33,11 @@ def main() -> None:
     figure.savefig(target, dpi=80)
 
 
-def rows_of(folder: Path) -> dict[str, Any]:
-    """Return the gallery's images (N, C, H, W) by what they are, the inputs first."""
-    start = "mixtures/"
-    found = load_file(folder / "audit" / "gallery.safetensors")
-    named = {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
-    kinds = ["input", *sorted(kind for kind in named if kind != "input")]
-    title = folder.name.replace("-", " ")
-    return {f"{title}: {kind}" if kind == "input" else kind: named[kind] for kind in kinds}
+def rows_of(run: Run) -> list[tuple[str, Images]]:
+    """Return the images of a run by what they are; the first is named after the run."""
+    title = run.folder.name.replace("-", " ")
+    named = mixture_images(run).items()
+    return [(f"{title}: {kind}" if kind == "input" else kind, images) for kind, images in named]
 
 
 if __name__ == "__main__":

@@ -106,8 +106,10 @@ def attacked_words() -> list[Row]:
     """Spoken digits: mixtures taken apart, the speaker read; plain and hardened."""
     deep = replace(WORDS, net="compact", cut="conv2")  # one convolution cannot leave a speaker out
     hard = hardened(replace(deep, epochs=40), "4x2x4", weight=6.0, adversary_steps=2)
+    shallow = hardened(replace(WORDS, epochs=40), "2x4x7", weight=3.0)
     return [
         replace(unmixed(deep), name="words, unmixed"),
+        *attacked("hardened words, one convolution", shallow, (2,)),
         *attacked("words", deep, (2, 4)),
         *attacked("hardened words", hard, (2, 4)),
     ]

@@ -42,7 +42,7 @@ from eaves.privacy.sources import Source
 
 _TRIES: Final = 500
 _SPARE: Final = 8  # more than are expected to be needed: a second round costs as much as the first
-_AHEAD: Final = 512  # groups
+_AHEAD: Final = 1536  # tensors: drawing large groups takes longer
 _SLACK: Final = 1e-9  # of a bound that a law touches
 
 
@@ -192,7 +192,7 @@ class Stock:
             ConfigError: as :meth:`MixingLaw.draw`.
         """
         if groups > self._left.groups:
-            self._left = self._law.draw(max(groups, _AHEAD), self._source)
+            self._left = self._law.draw(max(groups, _AHEAD // self._law.group), self._source)
         taken, self._left = self._left.parted(groups)
         return taken
 

@@ -57,17 +57,24 @@ def mixture_parts(run: Run) -> list[Html]:
         ValueError: the gallery holds something else than images.
     """
     assert run.audit is not None
-    start = "mixtures/"
-    found = {k.removeprefix(start): v for k, v in run.gallery.items() if k.startswith(start)}
-    if "input" not in found:
+    found = mixture_images(run)
+    if not found:
         return []
-    names = ["input", *sorted(name for name in found if name != "input")]
     caption = (
         "Inputs at random, and what a decoder of unmixed features makes of mixtures as they are "
         "sent, of what the best attack took apart, and of the same features without mixing."
     )
-    rows = [_row(name, list(found[name])) for name in names]
+    rows = [_row(name, list(images)) for name, images in found.items()]
     return _framed(run.audit["subject"], caption, rows)
+
+
+def mixture_images(run: Run) -> dict[str, Images]:
+    """Return images (N, C, H, W) by what they are, the inputs first; none without inputs."""
+    start = "mixtures/"
+    found = {k.removeprefix(start): v for k, v in run.gallery.items() if k.startswith(start)}
+    if "input" not in found:
+        return {}
+    return {"input": found.pop("input"), **dict(sorted(found.items()))}
 
 
 def _framed(subject: Record, caption: str, rows: Sequence[Html]) -> list[Html]:
