@@ -29,7 +29,8 @@ def test_an_unknown_name_lists_the_known_ones_closest_first(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["digits:", "cifar10:7", "images:", "faces:", "spoken-digits:", "spoken-words:"]
+    "name",
+    ["digits:", "cifar10:7", "images:", "faces:", "spoken-digits:", "spoken-words:", "motion:"],
 )
 def test_an_option_that_is_empty_or_where_none_belongs_is_refused(
     name: str, tmp_path: Path
@@ -78,7 +79,9 @@ def test_what_cannot_be_downloaded_says_where_it_comes_from(name: str, tmp_path:
         load_dataset(name, root=tmp_path, download=True)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "images", "faces", "spoken-digits", "spoken-words"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "images", "faces", "spoken-digits", "spoken-words", "motion"]
+)
 def test_sets_on_disk_need_a_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EAVES_DATA", raising=False)
     with pytest.raises(DataError, match="no data root is given"):
@@ -106,6 +109,7 @@ def test_the_table_says_what_is_found_and_what_is_missing(tmp_path: Path) -> Non
     assert "list_attr_celeba.txt" in rows["faces"].state
     assert rows["spoken-digits"].state == "missing: free-spoken-digit-dataset/recordings"
     assert rows["spoken-words"].state.startswith("missing: speech_commands")
+    assert rows["motion"].state.startswith("missing: motionsense/A_DeviceMotion_data, ")
     for folder in ("free-spoken-digit-dataset/recordings", "speech_commands"):
         (tmp_path / folder).mkdir(parents=True)
     found = {row.name for row in dataset_table(tmp_path) if row.state == "found"}
@@ -120,6 +124,7 @@ def test_the_table_says_what_may_be_private() -> None:
     assert "private: any attributes but the task's" in described["faces"]
     assert "private: digit or speaker, where" in described["spoken-digits"]
     assert "private: columns of attributes.csv" in described["spoken-words"]
+    assert "private: activity, gender, subject, where not" in described["motion"]
     assert "private" not in described["cifar10"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
-from eaves.data import attributes, celeba, cifar, digits, folders, speech
+from eaves.data import attributes, celeba, cifar, digits, folders, gait, motion, speech
 from eaves.data.source import Dataset, Interface, Request, data_root
 from eaves.errors import ConfigError, DataError, unknown
 
@@ -28,6 +28,8 @@ class Entry:
     private: str = ""
     """Which attributes may be private; empty where the set has none."""
     can_download: bool = False
+    make_up: Callable[[Path], None] | None = None
+    """Write a synthetic set of this layout into a data root; None where there is no such."""
 
 
 DATASETS: dict[str, Entry] = {
@@ -91,6 +93,18 @@ DATASETS: dict[str, Entry] = {
         source=f"Warden, Speech Commands (2018); {speech.WORDS_PAGE}",
         option="FOLDER under the data root",
         private=f"columns of {attributes.FILE} in the folder",
+    ),
+    "motion": Entry(
+        load=motion.load_motion,
+        interface=motion.interface,
+        missing=motion.missing,
+        description="phones in the pockets of 24 people in 6 activities (layout of MotionSense), "
+        "as windows of 12 channels x 128 moments",
+        terms="MIT licence",
+        source=f"Malekzadeh et al., Mobile Sensor Data Anonymization (2019); {motion.PAGE}",
+        option=f"TASK ({' or '.join(motion.TASKS)}), then perhaps ,trials",
+        private=f"{', '.join(motion.ATTRIBUTES)}, where not the task; subject only with ,trials",
+        make_up=gait.make_up,
     ),
 }
 
@@ -156,6 +170,23 @@ def load_dataset(
             "place it under the data root and leave download out"
         )
     return entry.load(request)
+
+
+def make_synthetic(name: str, *, root: Path | None) -> None:
+    """Write a synthetic set in the layout of ``name`` under a data root, where nothing is yet.
+
+    It is the same on every machine. Loaded, it says of itself that it is synthetic.
+
+    Raises:
+        ConfigError: an unknown name, a set that is not made up here, or something is there.
+        DataError: there is no such root.
+        StorageError: the disk is full.
+    """
+    base, entry, _ = _entry(name)
+    if entry.make_up is None:
+        making = [other for other, known in DATASETS.items() if known.make_up]
+        raise ConfigError(f"{base} is not made up here; these are: {', '.join(making)}")
+    entry.make_up(data_root(root))
 
 
 def interface_of(name: str, *, image_size: int | None = None) -> Interface:

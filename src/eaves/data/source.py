@@ -212,8 +212,10 @@ def subset(n: int, samples: int | None) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(_SPLIT_SEED))[:samples]
 
 
-def stratified_split(labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of a fixed split: about 80% to train on and 20% to test, in every class.
+def stratified_split(labels_N: Tensor, *, every: int = 5) -> tuple[Tensor, Tensor]:
+    """Return the indices of a fixed split: to train on, and one in ``every`` of a class to test on.
+
+    By default these are about 80% and 20%.
 
     >>> train, test = stratified_split(torch.tensor([0, 1] * 10))
     >>> len(train), len(test)
@@ -222,7 +224,7 @@ def stratified_split(labels_N: Tensor) -> tuple[Tensor, Tensor]:
     n = len(labels_N)
     shuffled_N = torch.randperm(n, generator=torch.Generator().manual_seed(_SPLIT_SEED))
     by_class_N = shuffled_N[labels_N[shuffled_N].argsort(stable=True)]
-    held_out_N = torch.arange(n) % 5 == 1
+    held_out_N = torch.arange(n) % every == 1
     return by_class_N[~held_out_N].sort().values, by_class_N[held_out_N].sort().values
 
 

@@ -8,6 +8,7 @@ from eaves.core.net import StagedNet, output_shape
 from eaves.errors import ConfigError, unknown
 from eaves.nets.foreign import foreign_net, is_foreign
 from eaves.nets.mobilevit import mobilevit_xxs
+from eaves.nets.motion import motion
 from eaves.nets.own import is_own, own_net
 from eaves.nets.resnet import STEMS, resnet18, resnet20, resnet34, resnet56
 from eaves.nets.small import compact, small
@@ -25,8 +26,8 @@ class NetEntry:
     """Called with (channels, classes), and the stem where there is a choice."""
     stems: tuple[str, ...] = ()
     """The stems to choose from, the default first; empty where there is no choice."""
-    smallest_side: int = 8
-    """The least height and width of an image, in pixels."""
+    smallest: tuple[int, int] = (8, 8)
+    """The least height and width of an input."""
     about: str
     source: str
 
@@ -42,19 +43,19 @@ NETS: dict[str, NetEntry] = {
     ),
     "compact": NetEntry(
         build=compact,
-        smallest_side=16,
+        smallest=(16, 16),
         about="five convolutions, for photographs of 64x64 on a CPU",
         source="ours",
     ),
     "vgg11": NetEntry(
         build=vgg11,
-        smallest_side=32,
+        smallest=(32, 32),
         about="8 convolutions with batch normalisation and one linear layer",
         source=_SIMONYAN,
     ),
     "vgg16": NetEntry(
         build=vgg16,
-        smallest_side=32,
+        smallest=(32, 32),
         about="13 convolutions with batch normalisation and one linear layer",
         source=_SIMONYAN,
     ),
@@ -87,7 +88,7 @@ NETS: dict[str, NetEntry] = {
     ),
     "spindle": NetEntry(
         build=spindle,
-        smallest_side=16,
+        smallest=(16, 16),
         about="thin ends for a device, a broad middle for a cloud that gets mixtures (datamix)",
         source="ours, of blocks of He et al. 2016, Identity Mappings in Deep Residual Networks",
     ),
@@ -100,6 +101,12 @@ NETS: dict[str, NetEntry] = {
         build=res8,
         about="narrow residual net of 8 layers, for spoken words",
         source="Tang and Lin 2018, Deep Residual Learning for Small-Footprint Keyword Spotting",
+    ),
+    "motion": NetEntry(
+        build=motion,
+        smallest=(1, 32),
+        about="four convolutions along time, for windows of what a phone's sensors of motion feel",
+        source="ours",
     ),
 }
 
@@ -147,19 +154,22 @@ def _ours(
 ) -> StagedNet:
     entry = NETS[name]
     channels, height, width = input_shape
-    if min(height, width) < entry.smallest_side:
-        side = entry.smallest_side
-        fitting = [key for key, e in NETS.items() if e.smallest_side <= min(height, width)]
+    if not _takes(entry, height, width):
+        fitting = [key for key, other in NETS.items() if _takes(other, height, width)]
         instead = f", or use a net that takes them: {', '.join(fitting)}" if fitting else ""
         raise ConfigError(
-            f"{name} needs images of at least {side}x{side}, got {height}x{width}; "
-            f"enlarge them{instead}"
+            f"{name} needs images of at least {'x'.join(map(str, entry.smallest))}, "
+            f"got {height}x{width}; enlarge them{instead}"
         )
     if entry.stems:
         return entry.build(channels, classes, entry.stems[0] if stem is None else stem)
     if stem is not None:
         raise ConfigError(f"{name} has no choice of stem, got {stem!r}; leave it out")
     return entry.build(channels, classes)
+
+
+def _takes(entry: NetEntry, height: int, width: int) -> bool:
+    return entry.smallest[0] <= height and entry.smallest[1] <= width
 
 
 def _check_answer(
