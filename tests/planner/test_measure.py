@@ -5,9 +5,11 @@ Dimension key:  B batch   C channels   H, W height and width
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import astuple, replace
+from functools import partial
+from math import prod
 from statistics import mean
 from time import sleep
 from typing import Any, final
@@ -20,13 +22,26 @@ from torch.nn.functional import cross_entropy
 from eaves.codecs.base import parse_codec
 from eaves.codecs.upload import pack_upload
 from eaves.core.exits import exit_head
+from eaves.core.memory import peak_of_tensors
 from eaves.core.net import Normalise, StagedNet, staged
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import Batch
 from eaves.errors import ConfigError
 from eaves.nets.build import build_net
+from eaves.planner.embeddings import WIDTHS, edge_bytes
+from eaves.planner.embeddings import Projection as Reduced
 from eaves.planner.measure import Conditions, measure
-from eaves.planner.profile import INPUT, Profile, Stage, parse_profile, reply_to, structure_digest
+from eaves.planner.profile import (
+    INPUT,
+    NUMBERS,
+    Profile,
+    Stage,
+    numbers_at,
+    parse_profile,
+    reply_to,
+    structure_digest,
+)
+from eaves.privacy.projection import Project, Projection
 
 CPU = torch.device("cpu")
 FLOAT, B, CLASSES, SHAPE = 4, 8, 4, (1, 8, 8)
@@ -244,7 +259,7 @@ def test_bytes_are_those_of_the_uploads(profile: Profile) -> None:
     labels_B = torch.zeros(B, dtype=torch.int64)
     assert list(profile.codecs) == [
         INPUT,
-        *(where for cut in profile.cuts for where in (cut, reply_to(cut))),
+        *(where for cut in profile.cuts for where in (cut, numbers_at(cut), reply_to(cut))),
     ]
     inputs = pack_upload(torch.zeros(B, *SHAPE, dtype=torch.uint8), labels_B, parse_codec("raw"))
     assert profile.codec(INPUT, "raw").bytes_per_sample == len(inputs) / B
@@ -258,6 +273,29 @@ def test_bytes_are_those_of_the_uploads(profile: Profile) -> None:
         [reply] = profile.codecs[reply_to(stage.name)]
         assert reply.codec == "fp16"
         assert reply.bytes_per_sample == len(parse_codec("fp16").encode(z)) / B
+
+
+def test_a_few_numbers_are_projected_coded_and_mapped_back(profile: Profile) -> None:
+    """Their bytes are those of a query: no labels."""
+    z_BD = _zero_based(NUMBERS)
+    for cut in profile.cuts:
+        found = {cost.codec: cost for cost in profile.codecs[numbers_at(cut)]}
+        assert set(found) == {"int8", "fp16"} == set(WIDTHS)
+        for name, cost in found.items():
+            assert cost.bytes_per_sample == len(parse_codec(name).encode(z_BD)) / B
+            assert 0 < cost.encode.median_s < 5
+            assert 0 < cost.decode.median_s < 5
+
+
+def test_few_features_are_not_reduced() -> None:
+    stages: list[tuple[str, nn.Module]] = [
+        ("wide", nn.Sequential(nn.Flatten(), nn.Linear(64, NUMBERS))),
+        ("narrow", nn.Linear(NUMBERS, NUMBERS - 1)),
+        ("last", nn.Linear(NUMBERS - 1, CLASSES)),
+    ]
+    _, found = _measured(StagedNet(stages), timed=False)
+    assert numbers_at("wide") in found.codecs
+    assert numbers_at("narrow") not in found.codecs
 
 
 def test_codecs_are_timed_even_where_nothing_else_is(untimed: Profile) -> None:
@@ -503,8 +541,96 @@ class _Asking(nn.Module):
 @pytest.mark.parametrize("module", [_Needing(), _Asking()], ids=["size", "value"])
 def test_parts_that_need_values_are_left_out_of_the_peaks(module: nn.Module) -> None:
     _, found = _measured(_between(module))
-    assert set(found.peak_bytes) == {"first"}
+    assert set(found.peak_bytes) == set(found.infer_peak_bytes) == {"first"}
     assert found.measured
+
+
+# Memory in inference
+
+
+def _followed_bytes(part: nn.Module) -> int:
+    """Return the peak of all tensors of a true forward pass on one batch, by core/memory.py."""
+    part = part.eval()
+    with torch.no_grad(), peak_of_tensors(CPU) as peak:
+        x = torch.randint(0, 256, (B, *SHAPE), dtype=torch.uint8)
+        for tensor in (*part.parameters(), *part.buffers()):
+            peak.add(tensor)
+        part(x)
+    return peak.total
+
+
+@pytest.mark.parametrize(
+    "net", [_small, partial(build_net, "resnet20", classes=CLASSES, input_shape=SHAPE)]
+)
+def test_the_peak_of_answering_is_that_of_a_true_forward_pass(
+    net: Callable[[], StagedNet],
+) -> None:
+    _, found = _measured(net(), timed=False)
+    stages = dict(net().stages())
+    assert list(found.infer_peak_bytes) == list(stages)
+    for i, name in enumerate(stages, start=1):
+        part = nn.Sequential(_normalise(), *list(stages.values())[:i])
+        true_bytes = _followed_bytes(part)
+        assert found.infer_peak_bytes[name] == true_bytes
+        assert found.infer_peak_bytes[name] < found.peak_bytes[name]
+
+
+def test_the_peak_of_answering_counted_by_hand() -> None:
+    torch.manual_seed(0)
+    stages: list[tuple[str, nn.Module]] = [
+        ("a", nn.Sequential(nn.Flatten(), nn.Linear(64, 1000, bias=False))),
+        ("b", nn.Linear(1000, CLASSES, bias=False)),
+    ]
+    _, found = _measured(StagedNet(stages), timed=False)
+    # Weights; mean and deviation; the raw input, which its owner still holds; the normalised one,
+    # and what comes of it.
+    held = FLOAT * 64 * 1000 + 2 * FLOAT + B * 64
+    assert found.infer_peak_bytes["a"] == held + FLOAT * B * (64 + 1000)
+    # The logits are less than the input was: the peak is at the same place.
+    assert found.infer_peak_bytes["b"] == found.infer_peak_bytes["a"] + FLOAT * 1000 * CLASSES
+
+
+@pytest.mark.parametrize("cut", ["conv1", "conv2", "conv3"])
+def test_a_projection_adds_what_the_plan_says_at_the_most(cut: str) -> None:
+    _, found = _measured(_small(), timed=False)
+    net = _small()
+    stages = dict(net.stages())
+    part = list(stages.values())[: list(stages).index(cut) + 1]
+    shape = found.stages[len(part) - 1].output_shape
+    reduced = Reduced(cut=cut, values=prod(shape), components=NUMBERS)
+    planned = edge_bytes(found, cut) + reduced.held_bytes(B)
+    project = Project(Projection(shape, NUMBERS))
+    true_bytes = _followed_bytes(nn.Sequential(_normalise(), *part, project))
+    assert 0.95 * planned <= true_bytes <= planned
+
+
+# One example
+
+
+def test_a_batch_of_one_is_measured_where_it_can_train() -> None:
+    _, found = _measured(_small(), _Batches(1))
+    assert found.subject.batch_size == 1
+    assert found.measured
+    _, eight = _measured(_small(), timed=False)
+    assert found.infer_peak_bytes["conv1"] < eight.infer_peak_bytes["conv1"]
+
+
+def test_a_batch_of_one_that_cannot_train_is_explained() -> None:
+    narrow = (nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Upsample(6))
+    for exit_ in ("conv", "linear"):
+        with pytest.raises(ConfigError, match="take --batch-size 2, a larger --input or --exit"):
+            _measured(_between(*narrow), _Batches(1), exit=exit_)
+    assert _measured(_between(*narrow), _Batches(2))[1].measured
+    # An exit alone, on a map of 1x1, is what --exit linear is for.
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Upsample(6))
+    stages = dict(_between(*pooled).stages())
+    halves: list[tuple[str, nn.Module]] = [
+        ("first", nn.Sequential(stages["first"], pooled[0])),
+        ("last", nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))),
+    ]
+    with pytest.raises(ConfigError, match="batch of one example cannot train here"):
+        _measured(StagedNet(halves), _Batches(1), exit="conv")
+    assert _measured(StagedNet(halves), _Batches(1), exit="linear")[1].measured
 
 
 # Two at once

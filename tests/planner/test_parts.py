@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from eaves.errors import ConfigError
-from eaves.planner.parts import ADAM, Parts, part_of
+from eaves.planner.parts import ADAM, Parts, answering_bytes, part_of
 from eaves.planner.profile import Profile
 from eaves.planner.scenario import Scenario
 
@@ -33,12 +33,13 @@ def test_a_part_is_the_sum_of_its_stages(edge: Profile, total: Total) -> None:
 
 def test_bytes_of_a_part(edge: Profile) -> None:
     part = part_of(edge.stages[2:], 4)
-    assert part.weight_bytes == 4 * (100 + 50) + 16
     assert part.state_bytes == 3 * 4 * (100 + 50) + 16  # running statistics have no gradient
     by_adam = part_of(edge.stages[2:], 4, copies=ADAM)
     assert by_adam == replace(part, state_bytes=4 * 4 * (100 + 50) + 16)
     assert part.kept_bytes == (4.0 + 8.0) + 4 * (30.0 + 4.0)
-    assert part.widest_bytes == 4 * 4 * 32  # c's output
+    # Weights; c's output is the widest, and is one operation's output and another's input.
+    assert part.answering_bytes == 4 * (100 + 50) + 16 + 2 * (4 * 4 * 32)
+    assert part.answering_bytes == answering_bytes(edge.stages[2:], 4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,14 @@ def test_a_gradient_ends_at_the_first_weights(
 
 def test_no_stage_costs_nothing() -> None:
     part = part_of([], 4)
-    assert (part.step_s, part.infer_s, part.state_bytes, part.widest_bytes) == (0, 0, 0, 0)
+    assert (part.step_s, part.infer_s, part.state_bytes, part.answering_bytes) == (0, 0, 0, 0)
+    assert part.extra_s(1000) == 0
+
+
+def test_more_work_takes_as_long_as_that_of_the_part(edge: Profile, total: Total) -> None:
+    part = part_of(edge.stages[:2], 4)
+    assert part.extra_s(4 * 4096) == total(edge, "a.infer b.infer")
+    assert part.extra_s(0) == 0
 
 
 def test_a_part_without_times_is_refused(edge: Profile) -> None:

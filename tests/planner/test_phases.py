@@ -7,7 +7,7 @@ import pytest
 
 from eaves.errors import ConfigError
 from eaves.planner.phases import INFERENCE, ONCE, TRAINING, Held, Phase
-from eaves.planner.profile import Profile
+from eaves.planner.profile import CodecCost, Profile, Seconds, numbers_at
 from eaves.planner.scenario import Candidate, Choices, Scenario
 
 Total = Callable[[Profile, str], float]
@@ -247,6 +247,27 @@ def test_what_has_no_speed_of_products_mixes_in_no_time(scenario: Scenario) -> N
     assert _answer(pooling, mixed)[0] == _answer(pooling, plain)[0]
 
 
+_NUMBERS = {
+    name: CodecCost(codec=name, bytes_per_sample=n, encode=Seconds(0.5), decode=Seconds(0.25))
+    for name, n in (("int8", 17.0), ("fp16", 23.0))
+}
+
+
+def _with_numbers(scenario: Scenario) -> Scenario:
+    """Return profiles of now, which know what projecting to a few numbers takes."""
+    known = {numbers_at("b"): tuple(_NUMBERS.values())}
+    faster = [
+        replace(cost, encode=cost.encode.times(0.1), decode=cost.decode.times(0.1))
+        for cost in _NUMBERS.values()
+    ]
+    cloud = {numbers_at("b"): tuple(faster)}
+    return replace(
+        scenario,
+        edge=replace(scenario.edge, codecs={**scenario.edge.codecs, **known}),
+        cloud=replace(scenario.cloud, codecs={**scenario.cloud.codecs, **cloud}),
+    )
+
+
 @pytest.mark.parametrize("d", [1, 8])
 def test_siamese_sends_a_few_numbers_of_a_byte(scenario: Scenario, total: Total, d: int) -> None:
     siamese = Candidate(method="siamese", cut="b")
@@ -258,9 +279,54 @@ def test_siamese_sends_a_few_numbers_of_a_byte(scenario: Scenario, total: Total,
     assert phase.cloud_s == pytest.approx(cloud_s * (1 + d * 64 / (8192 + 64)))
     plain, plainly_held = _answer(scenario, Candidate(method="hierarchical", cut="b", codec="int8"))
     assert phase.down_bytes == plain[0].down_bytes
-    matrix_bytes = 4 * d * 64
-    assert held.edge_bytes == plainly_held.edge_bytes + matrix_bytes
-    assert held.cloud_bytes == plainly_held.cloud_bytes + matrix_bytes
+    # The basis, the mean, and what is sent.
+    more_bytes = 4 * (d * 64 + 64 + BATCH * d)
+    assert held.edge_bytes == plainly_held.edge_bytes + more_bytes
+    assert held.cloud_bytes == plainly_held.cloud_bytes + more_bytes
+
+
+def test_siamese_takes_what_was_measured(scenario: Scenario, total: Total) -> None:
+    """A byte for each number, or two; as long as it took, each side by its own profile."""
+    for d, codec in ((8, "int8"), (8, "fp16"), (4, "int8"), (16, "fp16")):
+        [phase], _ = _answer(
+            _with_numbers(replace(scenario, choices=Choices(components=d))),
+            Candidate(method="siamese", cut="b", codec=codec),
+        )
+        width, longer = {"int8": 1, "fp16": 2}[codec], max(1, d / 8)
+        cost = _NUMBERS[codec]
+        assert phase.up_bytes == BATCH * (cost.bytes_per_sample + width * (d - 8))
+        assert phase.ahead_s == pytest.approx(
+            total(scenario.edge, "a.infer b.infer") + longer * cost.encode.median_s
+        )
+        # The cloud is another machine: ten times as fast.
+        assert phase.cloud_s == pytest.approx(
+            total(scenario.cloud, "c.infer head.infer") + longer * cost.decode.median_s / 10
+        )
+
+
+def test_what_was_followed_is_what_answering_holds(scenario: Scenario) -> None:
+    edge = replace(scenario.edge, infer_peak_bytes={"b": 7_000, "head": 9_000})
+    followed = replace(scenario, edge=edge)
+    for method, more_bytes in (
+        ("hierarchical", 0),
+        ("datamix", FEATURES),
+        ("siamese", 4 * (8 * 64 + 64 + BATCH * 8)),
+    ):
+        at_b = Candidate(method=method, cut="b", codec="int8")
+        (_, plainly), (_, held) = _answer(scenario, at_b), _answer(followed, at_b)
+        assert held == replace(plainly, edge_bytes=7_000 + more_bytes)
+        at_a = replace(at_b, cut="a")  # of which nothing is known
+        assert _answer(followed, at_a) == _answer(scenario, at_a)
+    assert _answer(followed, Candidate(method="full-edge"))[1] == Held(9_000, 0)
+
+
+def test_siamese_knows_the_codecs_whose_bytes_do_not_depend_on_values(scenario: Scenario) -> None:
+    with pytest.raises(ConfigError, match="unknown codec of a few numbers 'int4'"):
+        _answer(scenario, Candidate(method="siamese", cut="b", codec="int4"))
+    with pytest.raises(ConfigError, match=r"expected 1 to 64 components at 'b'.* got 65"):
+        _answer(
+            replace(scenario, choices=Choices(components=65)), Candidate(method="siamese", cut="b")
+        )
 
 
 # What cannot be

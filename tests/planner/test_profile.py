@@ -91,6 +91,7 @@ def _profiles(draw: st.DrawFn) -> Profile:
         exits={cut: draw(_stages("exit")) for cut in cuts},
         codecs={where: draw(COSTS) for where in sent},
         peak_bytes=draw(st.dictionaries(st.sampled_from(names), st.integers(1, 2**50))),
+        infer_peak_bytes=draw(st.dictionaries(st.sampled_from(names), st.integers(1, 2**50))),
     )
 
 
@@ -161,7 +162,9 @@ def _put(profile: Profile, path: Path_, value: Any) -> str:
 
 def _optional(path: Path_) -> bool:
     """Return whether a profile is one without what is at ``path``."""
-    whole = path[0] in ("codecs", "peak_bytes") and len(path) == 2
+    if path == ("infer_peak_bytes",):  # not in profiles of before
+        return True
+    whole = path[0] in ("codecs", "peak_bytes", "infer_peak_bytes") and len(path) == 2
     return whole and not str(path[1]).endswith("/reply")
 
 
@@ -183,6 +186,16 @@ def test_what_a_plan_can_do_without_may_be_left_out(edge: Profile) -> None:
     facts["peak_bytes"] = {}
     found = parse_profile(json.dumps(facts), "ours")
     assert found == replace(edge, codecs=found.codecs, peak_bytes={})
+
+
+def test_a_profile_of_before_and_what_follows_from_one_are_read(edge: Profile) -> None:
+    facts = _facts(edge)
+    del facts["infer_peak_bytes"]
+    facts["on_device"] = [{"cut": "a", "energy_j": 1.0}]
+    assert parse_profile(json.dumps(facts), "ours") == edge
+    facts["in_device"] = []
+    with pytest.raises(StateError, match="ours is no profile"):
+        parse_profile(json.dumps(facts), "ours")
 
 
 NO_FIGURES: list[Any] = [None, "1", [], {}, True, -1, -0.5, inf, -inf, nan, 10**400, [1]]
@@ -208,7 +221,10 @@ def _refused(profile: Profile, *changes: tuple[Path_, Any]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["subject", "stages", "exits", "codecs", "peak_bytes", "fetch"])
+@pytest.mark.parametrize(
+    "name",
+    ["subject", "stages", "exits", "codecs", "peak_bytes", "infer_peak_bytes", "fetch"],
+)
 @pytest.mark.parametrize("value", [None, 3, "x", [3], {"x": "y"}])
 def test_another_kind_of_thing_is_refused(edge: Profile, name: str, value: Any) -> None:
     assert _refused(edge, ((name,), value)).startswith("ours is no profile, or damaged: ")
@@ -238,6 +254,8 @@ def test_another_kind_of_thing_is_refused(edge: Profile, name: str, value: Any) 
         (("contention",), 0),
         (("contention",), 0.99),
         (("peak_bytes", "a"), 0),
+        (("infer_peak_bytes",), []),
+        (("infer_peak_bytes",), {"a": 0}),
         (("stages", 0, "output_shape"), [4, -8, 8]),
         (("stages", 0, "name"), None),
         (("stages", 0, "name"), []),

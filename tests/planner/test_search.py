@@ -14,7 +14,7 @@ from eaves.errors import ConfigError
 from eaves.planner.cost import Cost, inference_cost, training_cost
 from eaves.planner.phases import INFERENCE, TRAINING
 from eaves.planner.profile import Profile
-from eaves.planner.scenario import Candidate, Power, Scenario
+from eaves.planner.scenario import Candidate, Choices, Power, Scenario
 from eaves.planner.search import (
     OBJECTIVES,
     Limits,
@@ -117,6 +117,10 @@ def test_candidates_by_name(scenario: Scenario) -> None:
     ]
     assert _found(scenario, ["priphit"])[:2] == ["priphit a int8", "priphit a int8 once"]
     assert _found(scenario, ["siamese"], inference=True) == ["siamese a", "siamese b", "siamese c"]
+    # Of features of 256, 64 and 32 values.
+    for d, cuts in ((32, "abc"), (33, "ab"), (256, "a")):
+        asked = replace(scenario, choices=Choices(components=d))
+        assert _found(asked, ["siamese"], inference=True) == [f"siamese {cut}" for cut in cuts]
     assert _found(scenario, ["split"])[-1] == "split c int4"
 
 

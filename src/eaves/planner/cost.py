@@ -55,7 +55,7 @@ class Cost:
     latency_s: float
     """From a batch's first moment on the edge to its last anywhere."""
     memory_bytes: float
-    """Of the edge, by the formula."""
+    """Of the edge, by the formula; in inference as followed, where the profile has that."""
     cloud_memory_bytes: float
     """Of the cloud, by the formula."""
     peak_bytes: int | None

@@ -214,24 +214,20 @@ def slowed(profile: Profile, factor: float) -> Profile:
         if stage.times is None:
             return stage
         times = (getattr(stage.times, field.name) for field in fields(StageTimes))
-        return replace(stage, times=StageTimes(*(_scaled(time, factor) for time in times)))
+        return replace(stage, times=StageTimes(*(time.times(factor) for time in times)))
 
     return replace(
         profile,
         stages=tuple(map(timed, profile.stages)),
         exits={cut: timed(stage) for cut, stage in profile.exits.items()},
-        fetch=_scaled(profile.fetch, factor),
+        fetch=profile.fetch.times(factor),
         codecs=_slower_codecs(profile, factor),
     )
 
 
 def _slower_codecs(profile: Profile, factor: float) -> dict[str, tuple[CodecCost, ...]]:
     def slower(cost: CodecCost) -> CodecCost:
-        encode, decode = _scaled(cost.encode, factor), _scaled(cost.decode, factor)
+        encode, decode = cost.encode.times(factor), cost.decode.times(factor)
         return replace(cost, encode=encode, decode=decode)
 
     return {where: tuple(map(slower, costs)) for where, costs in profile.codecs.items()}
-
-
-def _scaled(time: Seconds, factor: float) -> Seconds:
-    return Seconds(time.median_s * factor, time.spread_s * factor)

@@ -5,7 +5,7 @@ Dimension key:  B batch   K classes
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,24 +25,29 @@ from torch._subclasses.fake_tensor import (
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from eaves.codecs.base import decode, parse_codec
+from eaves.codecs.base import Codec, decode, parse_codec
 from eaves.codecs.upload import pack_upload, unpack_upload
 from eaves.core.exits import exit_head
 from eaves.core.memory import peak_of_tensors
 from eaves.core.net import StagedNet
 from eaves.core.optimise import OneCycle, precision_of
 from eaves.core.roles import Batch
+from eaves.errors import ConfigError
 from eaves.planner.analyse import analyse_chain
+from eaves.planner.embeddings import WIDTHS
 from eaves.planner.profile import (
     INPUT,
+    NUMBERS,
     CodecCost,
     Profile,
     Stage,
     Subject,
+    numbers_at,
     reply_to,
     structure_digest,
 )
 from eaves.planner.timing import Chain, Clock, Piece, contention, step_exit
+from eaves.privacy.projection import Projection
 
 _NEEDS_VALUES = (
     DataDependentOutputException,
@@ -51,6 +56,7 @@ _NEEDS_VALUES = (
 )
 _LEAST_REPEATS = 2
 _CODED_BATCHES = 2
+_REDUCED = 3
 
 
 @final
@@ -123,6 +129,7 @@ def measure(
         exits=exit_facts,
         codecs=coded,
         peak_bytes=peaks,
+        infer_peak_bytes=_answering_peaks(stages, batch, conditions),
     )
 
 
@@ -174,8 +181,11 @@ class _Coding:
         for text in self._conditions.input_codecs:
             self._upload(INPUT, text, batch.inputs, batch.labels)
         for cut in self._cuts:
+            features = outputs[cut].detach()
             for text in self._conditions.codecs:
-                self._upload(cut, text, outputs[cut].detach(), batch.labels)
+                self._upload(cut, text, features, batch.labels)
+            if features[0].numel() >= NUMBERS:
+                self._reduce(cut, features)
             codec, gradient = parse_codec(self._conditions.reply_codec), chain.gradient(cut)
             encode = partial(codec.encode, gradient)
             self._code(reply_to(cut), codec.name, len(gradient), encode, decode)
@@ -184,6 +194,26 @@ class _Coding:
         codec = parse_codec(text)
         encode = partial(pack_upload, x, labels_B, codec)
         self._code(cut, codec.name, len(labels_B), encode, unpack_upload)
+
+    def _reduce(self, cut: str, features: Tensor) -> None:
+        """Map features to a few numbers, code them, and all of it back.
+
+        As a query, so without labels. That is over soon, so it is done more than once.
+        """
+        reduced = Projection(features.shape[1:], NUMBERS).to(features.device)
+        reduced.mean.fill_(0.5)  # not the zeros that it begins with, which lie nowhere in memory
+        reduced.basis.fill_(1 / features[0].numel())
+        reduced.scale.copy_(1 + features.abs().max())  # so that fp16 holds what comes
+        for codec in map(parse_codec, WIDTHS):
+
+            def encode(codec: Codec = codec) -> bytes:
+                return codec.encode(reduced.project(features))
+
+            def decode(data: bytes, codec: Codec = codec) -> Tensor:
+                return reduced.restore(codec.decode(data).to(features.device))
+
+            for _ in range(_REDUCED):
+                self._code(numbers_at(cut), codec.name, len(features), encode, decode)
 
     def _code(
         self,
@@ -213,6 +243,20 @@ class _Coding:
         return found
 
 
+@contextmanager
+def _one_example_explained(size: int) -> Iterator[None]:
+    """Say what to do where a batch of one has nothing to take a variance of, in training."""
+    try:
+        yield
+    except ValueError as error:
+        if size > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "a batch of one example cannot train here: a batch normalisation on a map of 1x1 has "
+            "one value for each channel; take --batch-size 2, a larger --input or --exit linear"
+        ) from error
+
+
 def _repeat(
     chain: Chain,
     exits: Mapping[str, Piece],
@@ -233,12 +277,13 @@ def _repeat(
             break
         with clock.time("batch", "fetch"):
             batch = next(batches)
-        outputs = chain.step(batch, clock)
-        if conditions.timed and (repeat < _LEAST_REPEATS or in_time):
-            chain.step(batch, clock, linked=False)
-            chain.infer(batch, clock)
-            for cut, piece in exits.items():
-                step_exit(piece, f"{cut}/exit", outputs[cut].detach(), batch.labels, clock)
+        with _one_example_explained(len(batch.labels)):
+            outputs = chain.step(batch, clock)
+            if conditions.timed and (repeat < _LEAST_REPEATS or in_time):
+                chain.step(batch, clock, linked=False)
+                chain.infer(batch, clock)
+                for cut, piece in exits.items():
+                    step_exit(piece, f"{cut}/exit", outputs[cut].detach(), batch.labels, clock)
         if repeat < warmups:
             clock.forget()
         elif repeat < warmups + _CODED_BATCHES:
@@ -261,11 +306,27 @@ def _peaks(
     for i, name in enumerate(stages):
         part = [*list(stages.values())[: i + 1], *([exits[name]] if name in exits else [])]
         with suppress(*_NEEDS_VALUES):
-            found[name] = _peak_bytes(nn.Sequential(*part), batch, conditions)
+            found[name] = _peak_bytes(nn.Sequential(*part), batch, conditions, learns=True)
     return found
 
 
-def _peak_bytes(part: nn.Module, batch: Batch, conditions: Conditions) -> int:
+def _answering_peaks(
+    stages: Mapping[str, nn.Module], batch: Batch, conditions: Conditions
+) -> dict[str, int]:
+    """Return the peak of all tensors while each edge part answers, and the whole net.
+
+    It is followed as that of a training step is, through a forward pass in evaluation mode.
+    """
+    found = {}
+    for i, name in enumerate(stages):
+        part = nn.Sequential(*list(stages.values())[: i + 1]).eval()
+        with suppress(*_NEEDS_VALUES):
+            found[name] = _peak_bytes(part, batch, conditions, learns=False)
+        part.train()
+    return found
+
+
+def _peak_bytes(part: nn.Module, batch: Batch, conditions: Conditions, *, learns: bool) -> int:
     device = conditions.device
     # A module may hold tensors that are neither weights nor buffers: they stay what they are.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if device.type == "cpu" else nullcontext()
@@ -276,16 +337,31 @@ def _peak_bytes(part: nn.Module, batch: Batch, conditions: Conditions) -> int:
         return x.detach().to(device, copy=True)
 
     with mode, peak_of_tensors(device) as peak:
-        weights = {k: stand_in(w.detach()).requires_grad_() for k, w in part.named_parameters()}
+        weights = {k: stand_in(w.detach()) for k, w in part.named_parameters()}
         buffers = {k: stand_in(b) for k, b in part.named_buffers()}
         x, labels_B = stand_in(batch.inputs), stand_in(batch.labels)
         for tensor in (*weights.values(), *buffers.values(), x):
             peak.add(tensor)
-        # As in every step but the first: momentum is there, and gradients until the next ones.
-        momentum, before = ([torch.empty_like(w) for w in weights.values()] for _ in range(2))
-        with precision_of(conditions.schedule, device):
-            loss = cross_entropy(functional_call(part, {**weights, **buffers}, (x,)), labels_B)
-        del before
-        torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        del momentum
+        forward = partial(functional_call, part, {**weights, **buffers}, (x,))
+        precision = precision_of(conditions.schedule, device)
+        if learns:
+            _learn([w.requires_grad_() for w in weights.values()], forward, labels_B, precision)
+        else:
+            with torch.no_grad(), precision:
+                forward()
     return peak.total
+
+
+def _learn(
+    weights: Sequence[Tensor],
+    forward: Callable[[], Tensor],
+    labels_B: Tensor,
+    precision: AbstractContextManager[None],
+) -> None:
+    """Take a step as every one but the first: with momentum, and gradients until the next ones."""
+    momentum, before = ([torch.empty_like(w) for w in weights] for _ in range(2))
+    with precision:
+        loss = cross_entropy(forward(), labels_B)
+    del before
+    torch.autograd.grad(loss, weights, allow_unused=True)
+    del momentum

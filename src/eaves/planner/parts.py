@@ -25,16 +25,19 @@ class Part:
     infer_s: float
     infer_macs: float
     state_bytes: float
-    weight_bytes: float
     kept_bytes: float
     """In a training step, of a whole batch."""
-    widest_bytes: float
-    """Of the largest activation of a batch, in inference."""
+    answering_bytes: float
+    """In inference, as :func:`answering_bytes` has it."""
 
     @property
     def step_s(self) -> float:
         """Seconds of a training step."""
         return self.forward_s + self.backward_s + self.update_s
+
+    def extra_s(self, macs: float) -> float:
+        """Return the time of ``macs`` more at the speed that the part has in inference."""
+        return macs * self.infer_s / self.infer_macs if self.infer_macs else 0.0
 
 
 def part_of(
@@ -62,10 +65,20 @@ def part_of(
         infer_s=sum(t.infer.median_s for t in times),
         infer_macs=batch_size * sum(stage.forward_macs for stage in stages),
         state_bytes=copies * weights + buffers,
-        weight_bytes=weights + buffers,
         kept_bytes=sum(s.kept_fixed_bytes + batch_size * s.kept_bytes for s in stages),
-        widest_bytes=max((_FLOAT_BYTES * batch_size * s.values for s in stages), default=0.0),
+        answering_bytes=answering_bytes(stages, batch_size),
     )
+
+
+def answering_bytes(stages: Sequence[Stage], batch_size: int) -> float:
+    """Return what ``stages`` hold in inference by a formula: weights, and twice the widest output.
+
+    That is an operation's input and output, were every stage a single one: what is wider inside of
+    a stage is not in it.
+    """
+    weights = sum(_FLOAT_BYTES * stage.params + stage.buffer_bytes for stage in stages)
+    widest = max((stage.values for stage in stages), default=0)
+    return weights + 2 * _FLOAT_BYTES * batch_size * widest
 
 
 @final
@@ -107,9 +120,19 @@ class Parts:
         """Of a batch, on the edge."""
         return self._scenario.edge.fetch.median_s
 
+    @property
+    def edge_stages(self) -> Sequence[Stage]:
+        """The stages of the edge part."""
+        return self._scenario.edge.stages[: self._i]
+
+    @property
+    def cloud_stages(self) -> Sequence[Stage]:
+        """The stages of the cloud part."""
+        return self._scenario.cloud.stages[self._i :]
+
     def edge(self) -> Part:
         """Return the edge part, trained by its exit or by a gradient that comes back."""
-        return self._part(self._scenario.edge.stages[: self._i])
+        return self._part(self.edge_stages)
 
     def exit(self, *, linked: bool = True) -> Part:
         """Return the exit; ``linked`` where its gradient goes on into the edge part."""
@@ -118,7 +141,7 @@ class Parts:
 
     def cloud(self, *, linked: bool = False) -> Part:
         """Return the cloud part; ``linked`` where the gradient by the features is wanted."""
-        return self._part(self._scenario.cloud.stages[self._i :], linked=linked)
+        return self._part(self.cloud_stages, linked=linked)
 
     def whole_edge(self) -> Part:
         """Return the whole net on the edge."""

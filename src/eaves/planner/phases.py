@@ -10,6 +10,7 @@ from functools import partial
 from typing import final
 
 from eaves.errors import ConfigError
+from eaves.planner.embeddings import Projection, edge_bytes
 from eaves.planner.parts import ADAM, SGD, Part, Parts
 from eaves.planner.scenario import Candidate, Scenario
 
@@ -195,7 +196,7 @@ def _answer_cloud(scenario: Scenario, candidate: Candidate) -> Spent:
         cloud_s=back.decode.median_s + parts.cloud().infer_s,
         down_bytes=_answer_bytes(scenario),
     )
-    held = Held(2 * parts.input_bytes, _answering_bytes(parts.cloud()) + parts.input_bytes)
+    held = Held(2 * parts.input_bytes, parts.cloud().answering_bytes + parts.input_bytes)
     return [phase], held
 
 
@@ -203,7 +204,7 @@ def _answer_edge(scenario: Scenario, candidate: Candidate) -> Spent:
     parts = Parts(scenario, None)
     whole = parts.whole_edge()
     phase = Phase(batches=scenario.batches, ahead_s=whole.infer_s)
-    return [phase], Held(_answering_bytes(whole) + parts.input_bytes, 0.0)
+    return [phase], Held(edge_bytes(scenario.edge, scenario.edge.stages[-1].name), 0.0)
 
 
 def _answer_split(scenario: Scenario, candidate: Candidate) -> Spent:
@@ -217,7 +218,7 @@ def _answer_split(scenario: Scenario, candidate: Candidate) -> Spent:
         cloud_s=back.decode.median_s + parts.cloud().infer_s,
         down_bytes=_answer_bytes(scenario),
     )
-    return [phase], _held_to_answer(parts)
+    return [phase], _held_to_answer(scenario, parts)
 
 
 def _datamix(scenario: Scenario, candidate: Candidate) -> Spent:
@@ -227,10 +228,8 @@ def _datamix(scenario: Scenario, candidate: Candidate) -> Spent:
     """
     parts, group = _divided(scenario, candidate), scenario.choices.group
     [phase], held = _answer_split(scenario, candidate)
-    mixing_s = _extra_s(parts.edge(), group * parts.values * parts.batch_size)
-    taking_apart_s = _extra_s(
-        parts.edge(), group * scenario.edge.subject.classes * parts.batch_size
-    )
+    mixing_s = parts.edge().extra_s(group * parts.values * parts.batch_size)
+    taking_apart_s = parts.edge().extra_s(group * scenario.edge.subject.classes * parts.batch_size)
     ahead_s = phase.ahead_s + mixing_s
     mixed = replace(phase, ahead_s=ahead_s, after_s=taking_apart_s)
     return [mixed], replace(held, edge_bytes=held.edge_bytes + parts.feature_bytes)
@@ -238,39 +237,32 @@ def _datamix(scenario: Scenario, candidate: Candidate) -> Spent:
 
 def _siamese(scenario: Scenario, candidate: Candidate) -> Spent:
     """Project the features to a few numbers, one byte each, and map them back in the cloud."""
-    parts, d = _divided(scenario, candidate), scenario.choices.components
-    edge, cloud = parts.edge(), parts.cloud()
-    products = d * parts.values * parts.batch_size
+    parts, size = _divided(scenario, candidate), scenario.batch_size
+    reduced = Projection(
+        cut=str(parts.cut), values=parts.values, components=scenario.choices.components
+    )
+    codec = candidate.codec or "int8"
+    out = reduced.cost(scenario.edge, parts.edge_stages, codec)
+    back = reduced.cost(scenario.cloud, parts.cloud_stages, codec)
     phase = Phase(
         batches=scenario.batches,
-        ahead_s=edge.infer_s + _extra_s(edge, products),
-        up_bytes=d * parts.batch_size + _ANSWER_BYTES,
-        cloud_s=cloud.infer_s + _extra_s(cloud, products),
+        ahead_s=parts.edge().infer_s + out.encode.median_s,
+        up_bytes=size * out.bytes_per_sample,
+        cloud_s=back.decode.median_s + parts.cloud().infer_s,
         down_bytes=_answer_bytes(scenario),
     )
-    projection_bytes = _FLOAT_BYTES * d * parts.values
-    held = _held_to_answer(parts)
-    more = (held.edge_bytes + projection_bytes, held.cloud_bytes + projection_bytes)
-    return [phase], Held(*more)
+    held, more_bytes = _held_to_answer(scenario, parts), reduced.held_bytes(size)
+    return [phase], Held(held.edge_bytes + more_bytes, held.cloud_bytes + more_bytes)
 
 
 def _answer_bytes(scenario: Scenario) -> float:
     return _ANSWER_BYTES + _FLOAT_BYTES * scenario.batch_size * scenario.edge.subject.classes
 
 
-def _held_to_answer(parts: Parts) -> Held:
-    edge_bytes = _answering_bytes(parts.edge()) + parts.input_bytes
-    return Held(edge_bytes, _answering_bytes(parts.cloud()) + parts.feature_bytes)
-
-
-def _answering_bytes(part: Part) -> float:
-    """Return what a part holds in inference: its weights, and one operation's input and output."""
-    return part.weight_bytes + 2 * part.widest_bytes
-
-
-def _extra_s(part: Part, macs: float) -> float:
-    """Return the time of ``macs`` more at the speed that ``part`` has in inference."""
-    return macs * part.infer_s / part.infer_macs if part.infer_macs else 0.0
+def _held_to_answer(scenario: Scenario, parts: Parts) -> Held:
+    assert parts.cut is not None
+    cloud_bytes = parts.cloud().answering_bytes + parts.feature_bytes
+    return Held(edge_bytes(scenario.edge, parts.cut), cloud_bytes)
 
 
 INFERENCE: dict[str, Callable[[Scenario, Candidate], Spent]] = {

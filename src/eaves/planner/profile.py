@@ -7,7 +7,7 @@ and read on any other; reading it imports no torch.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -19,11 +19,22 @@ FORMAT = 1
 _LIMIT_BYTES = 16 * 2**20
 INPUT = "input"
 """Stands for a cut before the first stage: what full-cloud sends."""
+ON_DEVICE = "on_device"
+"""Where a printed profile holds what follows from it, which is not read back."""
 
 
 def reply_to(cut: str) -> str:
     """Return the name under which a profile keeps what travels back to ``cut``."""
     return f"{cut}/reply"
+
+
+NUMBERS = 8
+"""How many a cut's features are projected to, where that is timed."""
+
+
+def numbers_at(cut: str) -> str:
+    """Return the name under which a profile keeps what is projected to a few numbers at ``cut``."""
+    return f"{cut}/{NUMBERS} numbers"
 
 
 @final
@@ -60,6 +71,10 @@ class Seconds:
 
     median_s: float
     spread_s: float = 0.0
+
+    def times(self, factor: float) -> "Seconds":
+        """Return the time of ``factor`` times as much."""
+        return Seconds(self.median_s * factor, self.spread_s * factor)
 
 
 @final
@@ -146,10 +161,14 @@ class Profile:
     exits: Mapping[str, Stage]
     """The exit at each cut."""
     codecs: Mapping[str, tuple[CodecCost, ...]]
-    """By cut; of the inputs under ``input``, of gradients under :func:`reply_to` the cut."""
+    """By cut; of the inputs under ``input``, of gradients under :func:`reply_to` the cut; of a few
+    numbers, without labels, under :func:`numbers_at` it: their times are those of the projection,
+    or of the way back, too. Profiles of before have none of these."""
     peak_bytes: Mapping[str, int]
     """Measured peak of all tensors in a training step, by cut: of the edge part with its exit;
     that of the whole net under the name of its last stage."""
+    infer_peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    """The same in inference, of the edge part without an exit; none in profiles of before."""
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -215,6 +234,7 @@ def parse_profile(text: str, source: str) -> Profile:
                 "take it again with: eaves profile"
             )
         del facts["format"]
+        facts.pop(ON_DEVICE, None)
         return _profile(facts)
     except (
         AttributeError,
@@ -254,11 +274,16 @@ def _profile(facts: dict[str, Any]) -> Profile:
             "stages": tuple(map(_stage, facts["stages"])),
             "exits": {cut: _stage(stage) for cut, stage in facts["exits"].items()},
             "codecs": {cut: tuple(map(_codec, costs)) for cut, costs in facts["codecs"].items()},
-            "peak_bytes": {cut: int(_positive(n)) for cut, n in facts["peak_bytes"].items()},
+            "peak_bytes": _peaks(facts["peak_bytes"]),
+            "infer_peak_bytes": _peaks(facts.get("infer_peak_bytes", {})),
         }
     )
     _refuse_gaps(profile)
     return profile
+
+
+def _peaks(facts: dict[str, Any]) -> dict[str, int]:
+    return {name: int(_positive(size_bytes)) for name, size_bytes in facts.items()}
 
 
 def _refuse_gaps(profile: Profile) -> None:

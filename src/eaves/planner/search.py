@@ -171,6 +171,8 @@ def candidates(
         texts: Sequence[str | None] = input_codecs if method == "full-cloud" else codecs
         if method in ("full-edge", "siamese"):
             texts = (None,)
+        if method == "siamese":
+            places = [cut for cut in cuts if _has_components(scenario, cut)]
         sends = _sends(method, inference=inference)
         found += [
             Candidate(method=method, cut=cut, codec=codec, send=send)
@@ -179,6 +181,12 @@ def candidates(
     if not found:
         raise ConfigError("there is nothing to choose from: name methods, cuts and codecs")
     return found
+
+
+def _has_components(scenario: Scenario, cut: str) -> bool:
+    """Return whether the features at ``cut`` have as many values as numbers are wanted of them."""
+    values = {stage.name: stage.values for stage in scenario.edge.stages}
+    return scenario.choices.components <= values[cut]
 
 
 def _sends(method: str, *, inference: bool) -> Sequence[str]:

@@ -5,7 +5,7 @@ What needs torch is imported where it is needed: a plan from profiles answers wi
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
-from eaves.experiments.planconfig import PlanConfig, ProfileConfig
+from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig
 from eaves.experiments.planning import (
     Machines,
     candidates_of,
@@ -22,13 +22,14 @@ from eaves.experiments.planning import (
     scenario_of,
     train_config_of,
 )
-from eaves.planner.profile import Profile
+from eaves.planner.embeddings import device_costs
+from eaves.planner.profile import ON_DEVICE, Profile, load_profile
 from eaves.planner.scenario import Candidate
 from eaves.planner.search import Plan
 from eaves.planner.simulate import Outcome
 from eaves.report.figures import draw_plan, expect_figure
 from eaves.report.plans import fleet_text, places_text, plan_facts, plan_table, words_text
-from eaves.report.profiles import codecs_table, stages_table
+from eaves.report.profiles import codecs_table, device_table, stages_table
 from eaves.report.stdout import console
 from eaves.runtime.files import write_atomically
 
@@ -49,26 +50,51 @@ class Outputs:
     write_config: Path | None = None
 
 
-def show_profile(config: ProfileConfig, *, out: Path | None, seconds: float, as_json: bool) -> int:
-    """Take a profile of this machine, write it, print it."""
-    from eaves.experiments.profiling import take_profile
+@final
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """How a profile is come by, and what becomes of it."""
 
-    if not 0 <= seconds <= _LONGEST_S:
-        raise ConfigError(f"expected --seconds from 0 to {_LONGEST_S}, got {seconds}")
+    show: Path | None = None
+    """One that was taken before; None: take one now."""
+    out: Path | None = None
+    seconds: float = 10.0
+    as_json: bool = False
+
+
+def show_profile(config: ProfileConfig, device: DeviceConfig, taking: Taking) -> int:
+    """Take a profile of this machine, or read one, write it, print it.
+
+    Raises:
+        ConfigError: a combination that cannot work, or settings that are not those of the profile.
+    """
+    out = taking.out
     if out is not None and out.suffix != ".json":
         raise ConfigError(f"expected --out to end in .json, by which plans know it, got {out}")
-    profile = _last_of(take_profile(config, budget_s=seconds), Profile)
+    profile = _taken(config, taking.seconds) if taking.show is None else load_profile(taking.show)
+    if taking.show is not None:
+        config.of(profile)  # refuses flags that say otherwise
+    costs = device_costs(profile, components=device.components, power=device.power())
     if out is not None:
         write_atomically(out, profile.to_json().encode())
-    if as_json:
-        console().out(json.dumps(json.loads(profile.to_json())), highlight=False)
+    if taking.as_json:
+        facts = {**json.loads(profile.to_json()), ON_DEVICE: [asdict(cost) for cost in costs]}
+        console().out(json.dumps(facts, allow_nan=False), highlight=False)
         return 0
-    console().print(stages_table(profile))
-    console().print(codecs_table(profile))
+    for table in (stages_table(profile), codecs_table(profile), device_table(costs)):
+        console().print(table)
     if out is not None:
         hint = f"Profile is in {out}; plan with it: eaves plan --edge {out} --cloud rtx-2080-ti"
         console().out(hint, highlight=False)
     return 0
+
+
+def _taken(config: ProfileConfig, seconds: float) -> Profile:
+    from eaves.experiments.profiling import take_profile
+
+    if not 0 <= seconds <= _LONGEST_S:
+        raise ConfigError(f"expected --seconds from 0 to {_LONGEST_S}, got {seconds}")
+    return _last_of(take_profile(config, budget_s=seconds), Profile)
 
 
 def show_plan(settings: ProfileConfig, config: PlanConfig, outputs: Outputs) -> int:

@@ -1,10 +1,13 @@
-"""A profile in the terminal: what each stage costs, and what crosses at each cut."""
+"""A profile in the terminal: what each stage costs, what crosses at a cut, what a cut costs."""
+
+from collections.abc import Sequence
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from eaves.core.units import bytes_text
+from eaves.planner.embeddings import DeviceCost
 from eaves.planner.profile import CodecCost, Profile, Seconds, Stage
 
 
@@ -64,6 +67,74 @@ def codecs_table(profile: Profile) -> Table:
 
 def _codec_cells(cost: CodecCost) -> list[str]:
     return [cost.codec, f"{cost.bytes_per_sample:,.0f}", _ms(cost.encode), _ms(cost.decode)]
+
+
+_ESTIMATED = (
+    " ~: too low as a rule, of a profile that did not measure it: memory by a formula that does "
+    "not know what is wider inside of a stage, projections as so many products more."
+)
+
+
+def device_table(costs: Sequence[DeviceCost]) -> Table:
+    """Return what each cut costs the device in inference, for each embedding."""
+    size = costs[0].batch_size if costs else 1
+    table = _table(f"On the device, in inference, batch {size}", "cut")
+    table.add_column("leaves", no_wrap=True)
+    names = ("MACs", "weights", "ms of a batch", "ms/input", "memory", "B/input", "of raw")
+    for name in (*names, "mJ/input"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cost in costs:
+        table.add_row(*map(escape, _device_cells(cost)))
+    table.caption = _device_caption(costs)
+    return table
+
+
+def _device_cells(cost: DeviceCost) -> list[str]:
+    each_ms = None if cost.time is None else 1e3 * cost.time.median_s / cost.batch_size
+    about = "" if cost.time_measured else "~"
+    return [
+        cost.cut,
+        f"{cost.embedding}, {cost.codec}",
+        f"{cost.macs_share:.1%}",
+        f"{cost.params_share:.1%}",
+        "-" if cost.time is None else about + _ms(cost.time),
+        "-" if each_ms is None else _digits(each_ms),
+        ("" if cost.memory_followed else "~") + bytes_text(cost.memory_bytes),
+        f"{cost.bytes_per_input:,.1f}",
+        _times_text(cost.bytes_per_input / cost.raw_bytes),
+        "-" if cost.energy_j is None else _digits(1e3 * cost.energy_j),
+    ]
+
+
+def _device_caption(costs: Sequence[DeviceCost]) -> str:
+    raw = f" ({costs[0].raw_bytes:,} B: one for each value)" if costs else ""
+    estimated = not all(cost.memory_followed and cost.time_measured for cost in costs)
+    return (
+        "MACs, weights: share of the whole net's; a projection counts with them. Times: medians "
+        "of the edge part, projection and coding, without noise and link; ± sums half of the "
+        "interquartile ranges. Memory: weights, inputs, activations, projection: the peak of all "
+        "tensors, followed through a forward pass; Python and torch come on top. B/input: with "
+        f"headers, and features with labels; beside it their share of the raw input{raw}. Energy: "
+        "watts at work times time, no radio; - without --watts." + (_ESTIMATED if estimated else "")
+    )
+
+
+def _digits(value: float) -> str:
+    """Return three digits, or all before the point.
+
+    >>> _digits(1437.6), _digits(0.012345)
+    ('1,438', '0.0123')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _times_text(ratio: float) -> str:
+    """Return a ratio in words.
+
+    >>> _times_text(0.002), _times_text(1.5)
+    ('1/500', '1.5x')
+    """
+    return f"{ratio:.2g}x" if ratio >= 0.1 else f"1/{1 / ratio:,.0f}"
 
 
 def _table(title: str, first: str) -> Table:
