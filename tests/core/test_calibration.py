@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eaves.core.calibration import Curve, Point, Scored, calibrate, curve, measured
-from eaves.core.exits import RULES
 from eaves.core.rates import Rate
+from eaves.core.rules import RULES
 from eaves.errors import ConfigError
 
 # Few distinct values, so that there are ties; neighbours, between which there is no middle.

@@ -43,10 +43,15 @@ def client_of(opened: ExitStack) -> Callable[..., CloudClient]:
 ClientOf = Callable[..., CloudClient]
 
 
+def asked(client: CloudClient, payload: bytes, timeout_s: float = 5.0) -> torch.Tensor:
+    """Return the decoded answer."""
+    return decode(client.ask(payload, timeout_s=timeout_s))
+
+
 def test_an_answer_is_that_of_the_cloud(cloud: Cloud, client_of: ClientOf) -> None:
     client = client_of(cloud.address, cloud.trainer.session)
     x_BV = torch.arange(12.0).reshape(3, VALUES)
-    assert torch.equal(client.ask(FP32.encode(x_BV), timeout_s=5.0), 2 * x_BV)
+    assert torch.equal(asked(client, FP32.encode(x_BV)), 2 * x_BV)
 
 
 def test_how_much_the_cloud_learns_on_is_what_it_says(
@@ -65,7 +70,7 @@ def test_many_ask_at_once_and_each_gets_its_own_answer(cloud: Cloud, client_of: 
     client = client_of(cloud.address)
 
     def ask(n: int) -> bool:
-        answer = client.ask(FP32.encode(torch.full((1, VALUES), n / 256)), timeout_s=10.0)
+        answer = asked(client, FP32.encode(torch.full((1, VALUES), n / 256)), 10.0)
         return torch.equal(answer, 2 * torch.full((1, VALUES), n / 256))
 
     with ThreadPoolExecutor(16) as pool:
@@ -93,12 +98,12 @@ def test_a_link_that_returns_needs_no_new_client(
 ) -> None:
     proxy = proxy_of(cloud)
     client = client_of(proxy.address)
-    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    assert asked(client, ONES).sum() == 8
     proxy.freeze()
     with pytest.raises(NoAnswerError):
         client.ask(ONES, timeout_s=0.2)
     proxy.restore()
-    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    assert asked(client, ONES).sum() == 8
     proxy.drop()
     with pytest.raises(NoAnswerError):
         client.ask(ONES, timeout_s=1.0)
@@ -108,7 +113,7 @@ def test_a_link_that_returns_needs_no_new_client(
 
 def answers(client: CloudClient) -> bool:
     try:
-        return bool(client.ask(ONES, timeout_s=1.0).sum() == 8)
+        return bool(asked(client, ONES, 1.0).sum() == 8)
     except NoAnswerError:
         return False
 
@@ -129,14 +134,14 @@ def test_a_bad_query_is_refused_and_the_next_is_answered(
     client = client_of(cloud.address)
     with pytest.raises(RefusedError):
         client.ask(content, timeout_s=5.0)
-    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    assert asked(client, ONES).sum() == 8
 
 
 def test_logits_that_are_not_finite_are_no_answer(cloud: Cloud, client_of: ClientOf) -> None:
     client = client_of(cloud.address)
     with pytest.raises(NoAnswerError, match="cannot answer"):
         client.ask(FP32.encode(torch.full((1, VALUES), 13.0)), timeout_s=5.0)
-    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    assert asked(client, ONES).sum() == 8
 
 
 def test_a_cloud_that_stops_says_so(cloud: Cloud, client_of: ClientOf) -> None:
@@ -154,7 +159,7 @@ def test_a_revoked_edge_is_refused_at_its_next_query(
     cloud = cloud_of(gate=gate, credentials=server_credentials(folder))
     target = secure_target(cloud.address, certs / "ours" / "devices" / "edge-1")
     client = opened.enter_context(closing(CloudClient(target, "")))
-    assert client.ask(ONES, timeout_s=5.0).sum() == 8
+    assert asked(client, ONES).sum() == 8
     revoke(certs / "ours", "edge-1")
     assert wait_until(lambda: refused(client), 2.0)
 
@@ -212,7 +217,7 @@ def test_a_garbage_answer_is_an_error_of_ours(
 ) -> None:
     address = opened.enter_context(answering(answer))
     with pytest.raises(error, match=words):
-        client_of(address).ask(ONES, timeout_s=5.0)
+        asked(client_of(address), ONES)
 
 
 def test_the_answer_to_another_query_is_refused(client_of: ClientOf, opened: ExitStack) -> None:
@@ -223,6 +228,6 @@ def test_the_answer_to_another_query_is_refused(client_of: ClientOf, opened: Exi
         return Answer(payload=ONES, ticket=earlier[-2:][0]).SerializeToString()
 
     client = client_of(opened.enter_context(answering(late_by_one)))
-    assert client.ask(ONES, timeout_s=5.0).equal(decode(ONES))
+    assert asked(client, ONES).equal(decode(ONES))
     with pytest.raises(PayloadError, match="got that to another one"):
         client.ask(ONES, timeout_s=5.0)

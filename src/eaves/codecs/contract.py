@@ -7,18 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, final
 
 from eaves.errors import ConfigError, PayloadError
+
+if TYPE_CHECKING:  # a device without torch writes the same payloads (eaves.light)
+    import torch
+    from torch import Tensor
 
 Buffer = bytes | memoryview
 """Bytes that need not be copied to be read."""
 
 MAX_DIMS = 8
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_LAST_IN = (4, 5)  # dimensions of a tensor that may have its channels last
 
 
 @final
@@ -30,9 +31,10 @@ class Layout:
     channels_last: bool = False
 
     @classmethod
-    def of(cls, x: Tensor) -> "Layout":
+    def of(cls, x: "Tensor") -> "Layout":
         """Return the layout in which ``x`` is coded: its own if dense, else contiguous.
 
+        >>> import torch
         >>> Layout.of(torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last))
         Layout(shape=(2, 3, 4, 4), channels_last=True)
         """
@@ -41,15 +43,11 @@ class Layout:
                 f"expected 1 to {MAX_DIMS} dimensions and at least one element, "
                 f"got shape {tuple(x.shape)}"
             )
-        last = (
-            x.dim() in _CHANNELS_LAST
-            and not x.is_contiguous()
-            and x.is_contiguous(memory_format=_CHANNELS_LAST[x.dim()])
-        )
+        last = x.dim() in _LAST_IN and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
         return cls(tuple(x.shape), last)
 
     def __post_init__(self) -> None:
-        if self.channels_last and len(self.shape) not in _CHANNELS_LAST:
+        if self.channels_last and len(self.shape) not in _LAST_IN:
             raise ValueError(f"expected 4 or 5 dimensions with channels last, got {self.shape}")
 
     @property
@@ -57,20 +55,20 @@ class Layout:
         """Number of elements, exact for any shape."""
         return prod(self.shape)
 
-    def flat(self, x: Tensor) -> Tensor:
+    def flat(self, x: "Tensor") -> "Tensor":
         """Return the elements (N,) in this memory order, without a copy where ``x`` has it."""
         x = x.detach().cpu()
         # reshape alone may return a view with gaps, as of every second column
         return (x.movedim(1, -1) if self.channels_last else x).reshape(-1).contiguous()
 
-    def restored(self, flat_N: Tensor) -> Tensor:
+    def restored(self, flat_N: "Tensor") -> "Tensor":
         """Return contiguous ``flat_N``, in this memory order, as a tensor of this shape."""
         if not self.channels_last:
             return flat_N.view(self.shape)
         batch, channels, *spatial = self.shape
         return flat_N.view(batch, *spatial, channels).movedim(-1, 1)
 
-    def rows(self, flat_N: Tensor) -> Tensor:
+    def rows(self, flat_N: "Tensor") -> "Tensor":
         """View ``flat_N`` as (R, L), where a column belongs to one channel.
 
         L is C with channels last, else C*P. Reductions over R and arithmetic with a vector of
@@ -86,13 +84,13 @@ class TensorStage(ABC):
     Stages are stateless and may be shared by threads.
     """
 
-    dtype: ClassVar[torch.dtype]
+    dtype: "ClassVar[torch.dtype]"
     """What :meth:`decode` returns: float32 for features, uint8 for inputs."""
     name: str
     """Canonical text, option included."""
 
     @abstractmethod
-    def encode(self, x: Tensor, layout: Layout) -> tuple[bytes, Buffer]:
+    def encode(self, x: "Tensor", layout: Layout) -> tuple[bytes, Buffer]:
         """Return parameters and body; raises ``ValueError`` for a tensor it cannot carry."""
 
     @abstractmethod
@@ -100,7 +98,7 @@ class TensorStage(ABC):
         """Return the exact length of the body; raises ``PayloadError`` for invalid parameters."""
 
     @abstractmethod
-    def decode(self, layout: Layout, params: Buffer, body: Buffer) -> Tensor:
+    def decode(self, layout: Layout, params: Buffer, body: Buffer) -> "Tensor":
         """Return a new tensor; parameters and the body's length are already checked."""
 
 

@@ -1,13 +1,11 @@
-"""Queries to a cloud: features up, logits down, within a deadline."""
+"""Queries to a cloud: features up, logits down, within a deadline. Imports no torch."""
 
 import os
 from typing import Any, Final, final
 
 import grpc
 from google.protobuf.message import Message
-from torch import Tensor
 
-from eaves.codecs.base import decode
 from eaves.errors import PayloadError
 from eaves.network.channel import Target, connect
 from eaves.network.credentials import explain
@@ -15,7 +13,8 @@ from eaves.network.eaves_pb2 import Answer, Query, StatusReply, StatusRequest
 from eaves.network.refusals import FATAL, RefusedError
 from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
-_LARGEST_BYTES: Final = 64 * 2**20  # of an answer
+LARGEST_ANSWER_BYTES: Final = 64 * 2**20
+"""What a decoder of an answer may allocate."""
 _TICKET_BYTES: Final = 16
 
 
@@ -37,12 +36,12 @@ class CloudClient:
         self._infer = self._channel.unary_unary(INFER, pack, unpack(Answer))
         self._status = self._channel.unary_unary(STATUS, pack, unpack(StatusReply))
 
-    def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
-        """Return the cloud's logits (B, K) for encoded features.
+    def ask(self, payload: bytes, *, timeout_s: float) -> bytes:
+        """Return the payload of the cloud's logits (B, K) for encoded features; not decoded yet.
 
         Raises:
             NoAnswerError: there is no answer in time.
-            PayloadError: what came is no answer, or that to another query.
+            PayloadError: what came is no message of a cloud, or the answer to another query.
             RefusedError: the cloud refuses this edge or its bundle.
         """
         ticket = os.urandom(_TICKET_BYTES)
@@ -53,7 +52,7 @@ class CloudClient:
                 f"expected the answer to this query from {self._target.address}, got that to "
                 "another one: something between mixes answers up, or the cloud is of an older Eaves"
             )
-        return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
+        return bytes(answer.payload)
 
     def steps_left(self, *, timeout_s: float) -> int:
         """Return how many steps the cloud still learns from uploads that it keeps.

@@ -1,0 +1,1 @@
+"""A device that answers without torch: ONNX Runtime, numpy and gRPC."""
