@@ -33,6 +33,9 @@ EXTRAS = {
     "constriction",
     "dp_accounting",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "simpy",
     "sklearn",
     "timm",
@@ -41,6 +44,7 @@ EXTRAS = {
 # Modules that import ours inside functions.
 LATE_IMPORTS = {
     "eaves.cli": "`eaves --help` must not wait for torch",
+    "eaves.cli_device": "the same",
     "eaves.cli_network": "the same: these are commands of eaves.cli",
     "eaves.cli_privacy": "the same",
     "eaves.experiments.access": "an edge needs no cryptography, which makes certificates",
@@ -59,6 +63,8 @@ TESTED_ELSEWHERE = {
     "eaves.nets.resnet": "tests/nets/test_nets.py",  # one set of laws for all of our nets
     "eaves.nets.vgg": "tests/nets/test_nets.py",
     "eaves.nets.small": "tests/nets/test_nets.py",
+    "eaves.report.exporting": "tests/test_cli_device.py",
+    "eaves.report.light": "tests/test_cli_device.py",
     "eaves.report.inferring": "tests/test_cli_network.py",  # what is printed, as a stranger sees it
     "eaves.report.serving": "tests/test_cli_network.py",
     "eaves.report.choices": "tests/test_cli.py",  # what is printed, as a stranger sees it
@@ -446,6 +452,7 @@ _HEAVY = {"torch", "sklearn", "PIL", "matplotlib", "simpy"}
         ("eaves.experiments.planning", _HEAVY),  # simulated fleets need numpy
         ("eaves.report.planning", _HEAVY),
         ("eaves.report.plans", _HEAVY),
+        ("eaves.report.light", {*_HEAVY, "safetensors", "onnx"}),
     ],
 )
 def test_import_loads_no_torch(module: str, heavy: set[str]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -18,11 +19,13 @@ import pytest
 
 from eaves.cli import Cuts, Data, Devices, Nets, Plan, Profile, Train, main
 from eaves.cli_privacy import Audit, Report
+from eaves.data.gait import write_motion
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.mixingconfig import MixingConfig
-from eaves.experiments.planconfig import PlanConfig, ProfileConfig
+from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
+from eaves.experiments.siameseconfig import SiameseConfig
 
 SHORT = ["train", "--train-samples", "64", "--batch-size", "16", "--epochs", "2"]
 # About a second, with a checkpoint ten times in it.
@@ -187,16 +190,16 @@ def test_help_mentions_every_flag(
     ended = eaves(command.__name__.lower(), "--help")
     assert ended.code == 0
     inside: dict[type[Any], list[type[Any]]] = {
-        Train: [TrainConfig, PrivacyConfig, MixingConfig],
+        Train: [TrainConfig, PrivacyConfig, MixingConfig, SiameseConfig],
         Audit: [AuditConfig],
         Plan: [ProfileConfig, PlanConfig],
-        Profile: [ProfileConfig],
+        Profile: [ProfileConfig, DeviceConfig],
     }
     names = [field.name for field in fields(command) if field.name not in ("settings", "question")]
     names += [field.name for config in inside.get(command, []) for field in fields(config)]
     for name in names:
-        if (command, name) in GIVEN_AS_THEY_ARE or name in ("privacy", "mixing"):
-            continue  # these have no flag; two are tables, whose settings are flags
+        if (command, name) in GIVEN_AS_THEY_ARE or name in ("privacy", "mixing", "siamese"):
+            continue  # these have no flag; three are tables, whose settings are flags
         flag = f"--{name.replace('_', '-')}"
         # A line that begins with the flag and what it takes, if anything; then words, or below.
         short = r"(?:-[a-z](?: PATH)?, )?"
@@ -251,6 +254,27 @@ def test_data_sets_are_listed(eaves: Eaves, tmp_path: Path) -> None:
     assert (ended.code, "name the data set to download" in ended.err) == (2, True)
     ended = eaves("data", "faces:Smiling", "--download", "--data-root", tmp_path)
     assert (ended.code, "cannot be downloaded" in ended.err) == (2, True)
+
+
+def test_data_are_made_up_once(
+    eaves: Eaves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(write_motion, subjects=6, seconds=6)
+    monkeypatch.setattr("eaves.data.gait.write_motion", small)
+    made = ["data", "motion", "--synthetic", "--data-root", tmp_path]
+    ended = eaves(*made)
+    assert (ended.code, "motion (synthetic): 132 to train, 66 to test" in ended.out) == (0, True)
+    ended = eaves(*made)
+    assert (ended.code, "motionsense is there already" in ended.err) == (2, True)
+    for words, wrong in (
+        (["--synthetic"], "name the data set to make up"),
+        (["digits", "--synthetic"], "digits is not made up here; these are: motion"),
+        (["motion", "--synthetic", "--download"], "give --download or --synthetic, not both"),
+    ):
+        ended = eaves("data", *words)
+        assert (ended.code, wrong in ended.err) == (2, True)
+    short = ["--net", "motion", "--epochs", "1", "--data-root", tmp_path, "--out", tmp_path / "out"]
+    assert eaves("train", "--data", "motion:activity,trials", *short).code == 0
 
 
 def test_a_comparison_is_one_table_and_a_folder_for_each_run(eaves: Eaves, tmp_path: Path) -> None:

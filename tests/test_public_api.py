@@ -37,6 +37,7 @@ from eaves.experiments.netconfig import (
 )
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.settings import variable
+from eaves.experiments.siameseconfig import SiameseConfig
 from eaves.methods.adversaries import AIMS
 from eaves.nets.build import NETS
 from eaves.planner.devices import DEVICES
@@ -87,7 +88,7 @@ CLASSES = {
     "Plan": "(*, scenario, objective, inference, verdicts)",
     "Plan.best": "property",
     "Profile": "(*, subject, machine, payloads_from, samples, fetch, contention, stages, exits, "
-    "codecs, peak_bytes)",
+    "codecs, peak_bytes, infer_peak_bytes=<factory>)",
     "Profile.codec": "(self, cut, name)",
     "Profile.cuts": "property",
     "Profile.measured": "property",
@@ -143,6 +144,7 @@ TRAIN_CONFIG = {
     "checkpoint_s": ("float", 60.0),
     "privacy": ("PrivacyConfig", MISSING),
     "mixing": ("MixingConfig", MISSING),
+    "siamese": ("SiameseConfig", MISSING),
     "compare": ("str", ""),
     "out": ("Path", Path("runs/latest")),
 }
@@ -156,11 +158,22 @@ MIXING_CONFIG = {
     "hardened": ("bool", False),
     "cloud_ends": ("str or None", None),
 }
+# Settings of siamese: keys of the table [siamese], and flags of eaves train as they are.
+SIAMESE_CONFIG = {
+    "start": ("Path or None", None),
+    "pairs": ("str", "random"),
+    "margin": ("float", 10.0),
+    "pair_weight": ("float", 0.01),
+    "tune_epochs": ("int", 2),
+    "tune_rate": ("float", 0.1),
+    "components": ("int", 8),
+    "adapt_epochs": ("int", 2),
+}
 # Settings of what is hidden: keys of the table [privacy], and flags of eaves train as they are.
 PRIVACY_CONFIG = {
     "private": ("str", ""),
-    "bound": ("str", "tanh"),
-    "bound_limit": ("float", 1.0),
+    "bound": ("str", "auto"),
+    "bound_limit": ("float or None", None),
     "noise": ("str", "gaussian"),
     "noise_scale": ("float", 1.0),
     "epsilon": ("float or None", None),
@@ -181,6 +194,7 @@ AUDIT_CONFIG = {
     "private": ("str", ""),
     "attacks": ("str", "quick"),
     "known": ("int", 12_000),
+    "unseen": ("bool", False),
     "releases": ("int", 1),
     "searched": ("int", 200),
     "half_width": ("float or None", None),
@@ -291,7 +305,10 @@ NETWORK_SETTINGS: dict[type, tuple[Mapping[str, tuple[str, object]], str]] = {
 SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
     "TrainConfig": (
         TRAIN_CONFIG,
-        ["hash", "hides", "link_spec", "mixes", "sends_once", "to_dict", "to_toml"],
+        [
+            *("hash", "hides", "in_one_place", "link_spec", "mixes", "sends_once", "to_dict"),
+            *("to_toml", "tunes"),
+        ],
     ),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),
     "PlanConfig": (PLAN_CONFIG, ["choices", "limits", "link_spec", "power", "privacy"]),
@@ -315,7 +332,7 @@ NAMES = {
             "hierarchical",
             "nopeek",
         ),
-        *("priphit", "split"),
+        *("priphit", "siamese", "split"),
     ],
     "method to plan": ["full-cloud", "full-edge", "hierarchical", "priphit", "split"],
     "method to answer by": [
@@ -327,20 +344,22 @@ NAMES = {
         *("raspberry-pi-4", "raspberry-pi-5", "rtx-2080-ti"),
     ],
     "net": [
-        *("compact", "ds_cnn", "mobilevit_xxs", "res8", "resnet18", "resnet20", "resnet34"),
-        *("resnet56", "small", "spindle", "vgg11", "vgg16"),
+        *("compact", "ds_cnn", "mobilevit_xxs", "motion", "res8", "resnet18", "resnet20"),
+        *("resnet34", "resnet56", "small", "spindle", "vgg11", "vgg16"),
     ],
-    "data": ["cifar10", "digits", "faces", "images", "spoken-digits", "spoken-words"],
+    "data": [
+        *("cifar10", "digits", "faces", "images", "motion", "spoken-digits", "spoken-words"),
+    ],
     "exit": ["auto", "conv", "linear", "mlp"],
     "augment": ["auto", "crop", "crop-flip", "flip", "none", "shift"],
     "send": ["auto", "every-epoch", "once"],
     "precision": ["bf16", "fp32"],
     "optimiser": ["adam", "auto", "sgd"],
-    "bound": ["clip", "l1", "l2", "tanh"],
+    "bound": ["auto", "clip", "l1", "l2", "tanh"],
     "noise": ["gaussian", "laplace", "none"],
     "aim": ["entropy", "reversal", "uniform"],
     "epsilon unit": ["element", "tensor"],
-    "attack": ["attribute", "decoder", "gan", "labels", "optimisation", "unmixing"],
+    "attack": ["attribute", "decoder", "gan", "labels", "optimisation", "rank", "unmixing"],
     "auth": ["certificates", "tokens"],
     "when full": ["block", "drop-oldest"],
     "rule": ["confidence", "entropy"],
@@ -360,9 +379,10 @@ def _flags(names: Iterable[str]) -> list[str]:
 OPTIONS = {
     "train": [
         *_flags(
-            TRAIN_CONFIG.keys() - {"privacy", "mixing"}
+            TRAIN_CONFIG.keys() - {"privacy", "mixing", "siamese"}
             | PRIVACY_CONFIG.keys()
             | MIXING_CONFIG.keys()
+            | SIAMESE_CONFIG.keys()
         ),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
@@ -374,6 +394,11 @@ OPTIONS = {
         *("--plot", "--rule", "--target-accuracy", "--target-share"),
     ],
     "bundle": ["--help", "--out"],
+    "export": ["--help", "--json", "--out"],
+    "light": [
+        *("--batch-size", "--connect", "--credentials", "--deadline-ms", "--help", "--inputs"),
+        *("--insecure", "--json", "--name", "--rule", "--threads", "--threshold"),
+    ],
     "certs": ["--help"],
     "certs init": ["--days", "--folder", "--help", "--host", "--renew"],
     "certs device": ["--days", "--folder", "--help", "--renew"],
@@ -386,11 +411,14 @@ OPTIONS = {
         *_flags(PROFILE_CONFIG | PLAN_CONFIG),
         *("--all", "--help", "--json", "--plot", "--write-config"),
     ],
-    "profile": [*_flags(PROFILE_CONFIG), *("--help", "--json", "--out", "--seconds")],
+    "profile": [
+        *_flags(PROFILE_CONFIG),
+        *("--components", "--help", "--json", "--out", "--seconds", "--show", "--watts"),
+    ],
     "nets": ["--help", "--json"],
     "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
     "devices": ["--help", "--json"],
-    "data": ["--data-root", "--download", "--help", "--json"],
+    "data": ["--data-root", "--download", "--help", "--json", "--synthetic"],
 }
 
 
@@ -463,6 +491,7 @@ def test_settings(name: str) -> None:
     [
         (PrivacyConfig, PRIVACY_CONFIG),
         (MixingConfig, MIXING_CONFIG),
+        (SiameseConfig, SIAMESE_CONFIG),
         (AuditConfig, AUDIT_CONFIG),
     ],
 )
@@ -519,6 +548,7 @@ def test_names_that_users_type() -> None:
         "deepobfuscator",
         "disco",
         "nopeek",
+        "siamese",
     }
     assert set(NAMES["method to plan"]) < set(NAMES["method to answer by"])
 
@@ -610,7 +640,7 @@ def test_flags(
         (["plan", "--edge", "no-such-device"], 2),
         (["plan", "--edge", "no-such-file.json"], 2),
         (["plan", "--edge", "phone", "--cloud", "a100", "--profile", __file__], 1),  # no profile
-        (["profile", "--batch-size", "1"], 2),
+        (["profile", "--batch-size", "0"], 2),
         (["serve", "no-such-file.toml"], 2),
         (["serve", "no-such-file.toml", "--listen", "7443"], 2),
         (["agent", "no-such-file.toml"], 2),
@@ -622,6 +652,10 @@ def test_flags(
         (["train", "--method", "priphit"], 2),
         (["plan", "--methods", "priphit", "--probe", "1", "--data", "digits"], 2),
         (["bundle", "no-such-file.toml", "--out", "never-made"], 2),
+        (["export", "no-such-bundle", "--out", "never-made"], 2),
+        (["export", str(Path(__file__).parent), "--out", "never-made"], 1),  # holds no bundle
+        (["light", "no-such-folder", "--inputs", "none.npy"], 2),
+        (["light", str(Path(__file__).parent), "--inputs", "none.npy"], 1),  # no device.json
         (["audit", str(Path(__file__).parent)], 1),  # a folder that holds no bundle
         (["report"], 2),
         (["report", str(Path(__file__).parent)], 1),  # a folder that holds no run

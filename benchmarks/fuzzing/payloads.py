@@ -19,14 +19,14 @@ from eaves.codecs.upload import pack_upload, unpack_upload
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import Batch, EdgePredictor
 from eaves.errors import DivergedError, EavesError, PayloadError
-from eaves.experiments.answering import Answerer, Cloud, Policy
+from eaves.experiments.answering import Answerer, Cloud
 from eaves.experiments.build import wire_of
 from eaves.experiments.config import TrainConfig
 from eaves.methods.baselines import SplitEdge
 from eaves.methods.hierarchical import Classifier
 from eaves.methods.setup import CloudAnswers
 from eaves.network.answers import Answers
-from eaves.network.asking import _LARGEST_BYTES
+from eaves.network.asking import LARGEST_ANSWER_BYTES
 from eaves.network.counts import Counts
 from eaves.network.eaves_pb2 import Answer
 from eaves.network.group import Alone
@@ -34,6 +34,7 @@ from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Run
 from eaves.network.trainer import Trainer
+from eaves.network.waiting import Policy
 from eaves.network.wire import unpack
 from eaves.network.workqueue import Line, QueryWork, Receipt, UploadWork
 from eaves.runtime.meters import Totals
@@ -265,7 +266,7 @@ class _Said(Cloud):
         answer = unpack(Answer)(self.message)
         if not isinstance(answer, Answer):
             raise PayloadError("no answer")
-        return decode(answer.payload, limit_bytes=_LARGEST_BYTES)
+        return decode(answer.payload, limit_bytes=LARGEST_ANSWER_BYTES)
 
 
 @final

@@ -16,8 +16,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from eaves.codecs.base import Codec, parse_codec
     from eaves.core.bottleneck import with_bottleneck
-    from eaves.core.exits import ConfidenceAbove, EntropyBelow, exit_head
+    from eaves.core.exits import exit_head
     from eaves.core.net import SplitNet, StagedNet, cut_points, split_at
+    from eaves.core.rules import ConfidenceAbove, EntropyBelow
     from eaves.core.specs import LinkSpec, parse_link
     from eaves.data.load import load_dataset
     from eaves.errors import (
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "codecs.base": ("Codec", "parse_codec"),
     "core.bottleneck": ("with_bottleneck",),
-    "core.exits": ("ConfidenceAbove", "EntropyBelow", "exit_head"),
+    "core.exits": ("exit_head",),
     "core.net": ("SplitNet", "StagedNet", "cut_points", "split_at"),
+    "core.rules": ("ConfidenceAbove", "EntropyBelow"),
     "core.specs": ("LinkSpec", "parse_link"),
     "data.load": ("load_dataset",),
     "errors": (

@@ -13,12 +13,13 @@ from typing import Annotated, Any, TypeVar, final
 
 import tyro
 
+from eaves.cli_device import Export, Light
 from eaves.cli_network import Agent, Bundle, Calibrate, Certs, Infer, Serve
 from eaves.cli_privacy import Audit, Report
 from eaves.errors import ConfigError, EavesError
 from eaves.experiments.config import TrainConfig, load_config, resumed_config
 from eaves.experiments.netconfig import PREFIXES, AgentConfig, InferConfig, ServeConfig
-from eaves.experiments.planconfig import PlanConfig, ProfileConfig, parse_shape
+from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig, parse_shape
 from eaves.experiments.settings import read_settings
 
 Settings = TypeVar("Settings", ServeConfig, AgentConfig, InferConfig)
@@ -94,7 +95,7 @@ class Cuts:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """List the data sets and whether they are on this machine; or download one."""
+    """List the data sets and whether they are on this machine; download one, or make one up."""
 
     name: tyro.conf.Positional[str | None] = None
     """Data set to check or download; all of them without it."""
@@ -102,6 +103,8 @@ class Data:
     """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
     download: bool = False
     """Fetch it from its publisher, check it, and go on where an earlier try broke off."""
+    synthetic: bool = False
+    """Write made-up data in its layout instead, for trials: motion alone has such."""
     json: bool = False
     """Print a line of JSON for each."""
 
@@ -109,21 +112,33 @@ class Data:
         """Print the table."""
         from eaves.report.choices import fetch_data, show_data
 
+        if self.download and self.synthetic:
+            raise ConfigError("give --download or --synthetic, not both")
         if self.download and self.name is None:
             raise ConfigError("name the data set to download, as in: eaves data cifar10 --download")
+        if self.synthetic and self.name is None:
+            raise ConfigError("name the data set to make up, as in: eaves data motion --synthetic")
         if self.name is not None:
-            return fetch_data(self.name, self.data_root, download=self.download)
+            return fetch_data(
+                self.name, self.data_root, download=self.download, synthetic=self.synthetic
+            )
         return show_data(self.data_root, as_json=self.json)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Measure what each stage of a net costs on this machine, for plans made here or elsewhere."""
+    """Measure what each stage of a net costs on this machine, for plans made here or elsewhere.
+
+    The last table says what each cut costs the device in inference: time, memory, bytes, energy.
+    """
 
     settings: Annotated[ProfileConfig, tyro.conf.arg(name="")] = field(
         default_factory=ProfileConfig
     )
+    question: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=DeviceConfig)
+    show: Path | None = None
+    """Print this profile, which `eaves profile --out` wrote, and measure nothing."""
     out: Path | None = None
     """Write the profile here, as JSON that `eaves plan` reads."""
     seconds: float = 10.0
@@ -133,9 +148,10 @@ class Profile:
 
     def run(self) -> int:
         """Measure and print."""
-        from eaves.report.planning import show_profile
+        from eaves.report.planning import Taking, show_profile
 
-        return show_profile(self.settings, out=self.out, seconds=self.seconds, as_json=self.json)
+        taking = Taking(show=self.show, out=self.out, seconds=self.seconds, as_json=self.json)
+        return show_profile(self.settings, self.question, taking)
 
 
 @final
@@ -187,7 +203,21 @@ class Devices:
         return show_devices(as_json=self.json)
 
 
-Plain = Calibrate | Bundle | Certs | Audit | Report | Plan | Profile | Nets | Cuts | Devices | Data
+Plain = (
+    Export
+    | Light
+    | Calibrate
+    | Bundle
+    | Certs
+    | Audit
+    | Report
+    | Plan
+    | Profile
+    | Nets
+    | Cuts
+    | Devices
+    | Data
+)
 """Commands whose defaults are those of their classes."""
 Command = Train | Serve | Agent | Infer | Plain
 

@@ -20,23 +20,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eaves.codecs.base import decode, parse_codec
-from eaves.core.exits import ConfidenceAbove, EntropyBelow, ExitRule
 from eaves.core.roles import CloudPredictor, EdgePredictor
-from eaves.errors import ConfigError, EavesError, PayloadError
-from eaves.experiments.answering import (
-    Answerer,
-    Answers,
-    Beside,
-    Breaker,
-    Cloud,
-    CloudLate,
-    FarCloud,
-    Patience,
-    Policy,
-)
+from eaves.core.rules import ConfidenceAbove, EntropyBelow, ExitRule
+from eaves.errors import PayloadError
+from eaves.experiments.answering import Answerer, Beside, Cloud, FarCloud
 from eaves.network.asking import CloudClient
 from eaves.network.channel import insecure_target
 from eaves.network.eaves_pb2 import Answer, Query
+from eaves.network.waiting import Answers, CloudLate, Patience, Policy
 from eaves.network.wire import INFER
 
 K = 4
@@ -232,26 +223,6 @@ def test_a_cloud_that_is_down_costs_a_deadline_only_after_each_back_off() -> Non
     assert answerer.counts.asked == asked + 1
 
 
-@given(failures=st.integers(1, 5000), first_s=st.floats(0.01, 2), longest_s=st.floats(2, 60))
-def test_a_back_off_grows_to_its_limit(failures: int, first_s: float, longest_s: float) -> None:
-    patience = Patience(first_s=first_s, longest_s=longest_s)
-    waits = [patience.backoff_s(n) for n in (1, failures, failures + 1)]
-    assert waits[0] == first_s
-    assert first_s <= waits[1] <= waits[2] <= longest_s
-    assert waits[2] in (longest_s, 2 * waits[1])
-
-
-def test_a_breaker_opens_and_closes() -> None:
-    breaker = Breaker(Patience(first_s=1, longest_s=2))
-    assert breaker.allows(-1e9)  # a monotonic clock may begin anywhere
-    breaker.failed(10)
-    assert [breaker.allows(t) for t in (10, 10.9, 11)] == [False, False, True]
-    breaker.failed(11)
-    assert [breaker.allows(t) for t in (12.9, 13)] == [False, True]
-    breaker.succeeded()
-    assert breaker.allows(11)
-
-
 REPLIES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "rows": (lambda z: torch.zeros(len(z) + 1, K), r"logits of shape \(1, 4\).*\(2, 4\)"),
     "classes": (lambda z: torch.zeros(len(z), K + 1), r"logits of shape \(1, 4\).*\(1, 5\)"),
@@ -353,22 +324,9 @@ def test_an_edge_that_neither_sends_nor_answers_is_refused() -> None:
         Answerer(Edge(sends=False, exits=False), None, EXACT, Policy()).answer(batch(0))
 
 
-def test_being_late_is_an_event_and_no_error_of_ours() -> None:
-    assert not issubclass(CloudLate, EavesError)
-
-
 def test_answers_become_json() -> None:
     found = Answerer(Edge(), None, EXACT, Policy(rule=RULES[0])).answer(batch(SURE))
     facts = json.loads(json.dumps(replace(found, latency_s=0.5).as_json(), allow_nan=False))
     [answer] = facts.pop("answers")
     assert facts == {"latency_s": 0.5, "bytes_up": 0}
     assert (answer.pop("confidence") > 0.99, answer) == (True, {"class": 0, "answered_by": "exit"})
-
-
-def test_settings_that_cannot_be_are_refused() -> None:
-    for deadline_s in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="expected a deadline above 0 s"):
-            Policy(deadline_s=deadline_s)
-    for first_s, longest_s in ((0.0, 1.0), (2.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0)):
-        with pytest.raises(ConfigError, match="expected 0 < first_s <= longest_s"):
-            Patience(first_s=first_s, longest_s=longest_s)

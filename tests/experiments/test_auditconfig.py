@@ -21,6 +21,7 @@ from eaves.experiments.auditconfig import ATTACKS, QUICK, AuditConfig
         ({"seed": -1}, "expected --seed from 0 to .*, got -1"),
         ({"threads": 0}, "expected --threads from 1 to 1024, got 0"),
         ({"gallery": -1}, "expected --gallery from 0 to 100, got -1"),
+        ({"max_attack": 0.6, "attacks": "rank"}, "--max-attack limits .* rank reads none"),
         ({"max_attack": 0.0}, r"expected --max-attack from 0 to 1, got 0\.0"),
         ({"max_attack": 1.1}, r"expected --max-attack from 0 to 1, got 1\.1"),
         ({"max_attack": float("nan")}, "expected --max-attack from 0 to 1, got nan"),
@@ -50,3 +51,11 @@ def test_all_is_more_than_quick_and_a_limit_may_be_one() -> None:
     assert set(QUICK) < set(ATTACKS)
     assert AuditConfig(max_attack=1).max_attack == 1
     assert AuditConfig(private=" Male ,Young").attributes == ("Male", "Young")
+
+
+@pytest.mark.parametrize(
+    ("attacks", "reads"),
+    [("rank", False), (" rank,", False), ("rank,labels", True), ("quick", True), ("gan", True)],
+)
+def test_whose_it_is_alone_reads_nothing(attacks: str, reads: bool) -> None:
+    assert AuditConfig(attacks=attacks).reads is reads

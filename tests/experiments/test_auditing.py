@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from eaves.audit.findings import Control, Finding, Reconstruction, Stage
+from eaves.audit.rank import Ranking
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
@@ -106,8 +107,8 @@ def test_the_record_is_complete_and_strict_json(audited: Audited, method: str) -
     written = strict(out / "audit.json")
     assert written == json.loads(json.dumps(record.as_json()))
     assert set(written) == {
-        *("subject", "settings", "attributes", "mixtures", "versions", "hardware", "time_s"),
-        *("complete", "holds", "sound"),
+        *("subject", "settings", "attributes", "mixtures", "identity", "versions", "hardware"),
+        *("time_s", "complete", "holds", "sound"),
     }
     assert written["complete"] is True
     assert written["settings"]["effort"] == 0.05
@@ -168,6 +169,61 @@ def test_an_audit_lies_beside_the_bundle_unless_told_otherwise(digits_run: Runs)
     assert not (record.folder / "gallery.safetensors").exists()
     assert record.holds is None
     assert list(record.attributes) == ["high"]
+
+
+# Whose it is
+
+
+def ranked(run: RunRecord, **changes: Any) -> tuple[dict[str, Any], AuditRecord, Path]:
+    """Return the rank measure alone, of a bundle whose private attribute nobody names."""
+    config = AuditConfig(attacks="rank", **changes)
+    events, record = audit(run, config)
+    [found] = [event for event in events if isinstance(event, Ranking)]
+    assert record.identity == found.as_json()
+    assert all(isinstance(event, Stage | Ranking) for event in events)
+    assert record.attributes == {}
+    return record.identity, record, record.folder
+
+
+def test_whose_it_is_needs_no_attribute(digits_run: Runs, tmp_path: Path) -> None:
+    """Without noise it is found, but for what rounding to 8 bits hides."""
+    found, record, folder = ranked(digits_run("hierarchical"), out=tmp_path)
+    written = strict(folder / "audit.json")
+    assert written["identity"] == json.loads(json.dumps(found))
+    assert written["attributes"] == {}
+    assert written["holds"] is None
+    assert record.complete
+    assert record.sound
+    assert (found["candidates"], found["releases"], found["law"]) == (360, 1, "none")
+    assert found["at_rank_1"]["value"] > 0.95
+    assert found["privacy"]["value"] < 2 / 360
+    assert found["beats_chance"]
+    assert found["snr_db"] > 20  # what the codec rounds away
+
+
+def test_whose_it_is_is_hidden_by_noise_and_not_from_who_asks_again(
+    digits_run: Runs, tmp_path: Path
+) -> None:
+    once, _, _ = ranked(digits_run("priphit"), out=tmp_path, seed=3)
+    often, _, _ = ranked(digits_run("priphit"), out=tmp_path, seed=3, releases=25)
+    assert once["at_rank_1"]["high"] < 0.5
+    assert once["privacy"]["low"] > 0.02
+    assert once["privacy"]["high"] < once["chance"] == 361 / 720
+    assert often["privacy"]["high"] < once["privacy"]["low"] / 2
+    assert often["snr_db"] == pytest.approx(once["snr_db"] + 14, abs=1.0)
+    assert (once["releases"], often["releases"]) == (1, 25)
+
+
+def test_a_quick_audit_asks_whose_it_is(audited: Audited) -> None:
+    events, record, _ = audited("priphit")
+    [found] = [event for event in events if isinstance(event, Ranking)]
+    assert record.identity == found.as_json()
+    assert record.identity["ties"]["n"] == 360
+
+
+def test_who_asks_for_more_has_to_name_it(digits_run: Runs) -> None:
+    with pytest.raises(ConfigError, match=r"as in --private Male; or .* --attacks rank"):
+        audit(digits_run("hierarchical"), AuditConfig(attacks="rank,attribute"))
 
 
 # What is repeated

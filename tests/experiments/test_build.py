@@ -26,7 +26,8 @@ def test_the_table_of_methods_is_the_one_that_configurations_know() -> None:
 def test_a_job_knows_its_steps_and_its_cut(method: str) -> None:
     job = build_job(replace(HIDDEN if method in HIDING else TINY, method=method))
     assert (job.epoch_steps, job.edge_steps, job.cloud_steps) == (4, 12, 12)
-    assert job.cut == (None if method.startswith("full-") else "conv2")
+    cut = {"full-cloud": None, "full-edge": None, "siamese": "conv3"}.get(method, "conv2")
+    assert job.cut == cut
     assert job.augment == job.dataset.augment
     assert job.wire.codec.name == ("raw" if method == "full-cloud" else "int8+zstd")
     assert job.wire.reply_codec.name == "fp16"

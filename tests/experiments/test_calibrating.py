@@ -14,9 +14,9 @@ from torch import Tensor
 
 from eaves.codecs.base import parse_codec
 from eaves.core.calibration import Scored
-from eaves.core.exits import RULES, ConfidenceAbove, EntropyBelow
 from eaves.core.rates import Rate
 from eaves.core.roles import CloudPredictor, EdgePredictor
+from eaves.core.rules import RULES, ConfidenceAbove, EntropyBelow
 from eaves.data.source import InMemory
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.answering import Beside

@@ -9,8 +9,9 @@ from torch import Tensor
 from eaves.codecs.base import parse_codec
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.data.source import InMemory
-from eaves.experiments.answering import Beside, Cloud, CloudLate
+from eaves.experiments.answering import Beside, Cloud
 from eaves.experiments.evaluate import evaluate
+from eaves.network.waiting import CloudLate
 
 N, K = 600, 4
 

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from eaves.codecs.base import parse_codec
+from eaves.data.gait import write_motion
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.auditing import AuditRecord, run_audit
+from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.exposing import Subject, exposure_of, scene_of, unshielded
 from eaves.experiments.privacyconfig import PrivacyConfig
@@ -164,6 +167,37 @@ def test_the_cloud_part_as_an_attacker_is_new_and_answers_the_attribute(hidden: 
     assert not torch.equal(first, other)
 
 
+def test_where_features_are_tuned_the_cloud_part_begins_with_what_it_knows(
+    bundle: Callable[..., Path],
+) -> None:
+    path = bundle(method="siamese", data="digits")
+    subject = Subject(path, replace(AUDIT, data="digits:parity"))
+    weights = {
+        name.removeprefix("cloud."): value
+        for name, value in read_weights(path / "bundle", "cloud").items()
+    }
+    attacker = dict(subject.cloud_for("high")[0].state_dict())  # type: ignore[index]
+    assert attacker.keys() == weights.keys()
+    same = {name for name, value in weights.items() if torch.equal(attacker[name], value)}
+    # Ten answers are two now: the last layer alone is new.
+    assert weights.keys() - same == {"1.head.fc.weight", "1.head.fc.bias"}
+    assert attacker["1.head.fc.bias"].shape == (2,)
+    assert float(attacker["0.projection.basis"].norm()) > 0
+
+
+def test_the_attacker_may_have_what_the_net_has_not_seen(bundle: Callable[..., Path]) -> None:
+    path = bundle(method="hierarchical", train_samples=1000)
+    few = replace(AUDIT, known=300)
+    seen, unseen = (
+        Subject(path, replace(few, unseen=choice)).attacker() for choice in (False, True)
+    )
+    whole = Subject(path, AUDIT).attacker()
+    assert torch.equal(seen.images, whole.images[:300])
+    assert torch.equal(unseen.images, whole.images[1000:1300])
+    every = Subject(path, replace(AUDIT, unseen=True)).attacker()
+    assert torch.equal(every.images, whole.images.roll(-1000, dims=0))
+
+
 def test_facts_name_the_bundle_and_its_noise(hidden: Path) -> None:
     facts = Subject(hidden, AUDIT).facts
     assert (facts["method"], facts["cut"], facts["bottleneck"]) == ("priphit", "conv2", "2x2x2")
@@ -195,6 +229,26 @@ def test_what_cannot_be_audited(
         return
     with pytest.raises(ConfigError, match=message):
         Subject(path, replace(AUDIT, **audit))
+
+
+def test_what_is_no_image_is_not_rebuilt(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_motion(
+        root / "motionsense", subjects=6, seconds=6.0, generator=torch.Generator().manual_seed(0)
+    )
+    config = replace(
+        TINY, data="motion", data_root=root, net="motion", train_samples=None, out=tmp_path / "run"
+    )
+    list(run(config))
+    audit = AuditConfig(private="gender", known=100, effort=0.05)
+    with pytest.raises(ConfigError, match=r"motion is not made of images.*leave out decoder, gan"):
+        Subject(tmp_path / "run", replace(audit, attacks="attribute,decoder,gan"))
+    *_, record = run_audit(tmp_path / "run", audit)  # quick
+    assert isinstance(record, AuditRecord)
+    assert record.complete
+    assert record.attributes["gender"]["reconstructions"] == []
+    assert record.attributes["gender"]["findings"]
+    assert record.identity is not None
 
 
 def test_what_is_no_bundle(tmp_path: Path, hidden: Path) -> None:

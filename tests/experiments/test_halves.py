@@ -168,23 +168,29 @@ def test_what_no_network_can_do_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_trained_in_one_place_is_not_trained_over_a_network(tmp_path: Path) -> None:
-    config = replace(TINY, method="datamix")
+@pytest.mark.parametrize("method", ["datamix", "siamese"])
+def test_what_is_trained_in_one_place_is_not_trained_over_a_network(
+    tmp_path: Path, method: str
+) -> None:
+    config = replace(TINY, method=method)
     origin = Origin(config=config)
     for attempt in (
         lambda: cloud_half(origin, "cpu"),
         lambda: edge_job(origin),
         lambda: write_untrained(config, tmp_path / "out"),
     ):
-        with pytest.raises(ConfigError, match="datamix is trained in one place: train it with"):
+        with pytest.raises(ConfigError, match=f"{method} is trained in one place: train it with"):
             attempt()
     list(run(replace(config, cut="conv1", out=tmp_path / "trained")))
     trained = open_origin(tmp_path / "trained")
-    half, method, terms = cloud_half(trained, "cpu")
-    assert method.cloud is None
-    assert terms["method"] == "datamix"
+    half, built, terms = cloud_half(trained, "cpu")
+    assert built.cloud is None
+    assert terms["method"] == method
+    assert terms["feature_shape"] == ([8] if method == "siamese" else [32, 8, 8])
     with pytest.raises(ConfigError, match="learns from no upload"):
-        half.learner.step(Upload(torch.zeros(1, 32, 8, 8), torch.zeros(1).long()))
+        half.learner.step(
+            Upload(torch.zeros(1, *half.accepts.feature_shape), torch.zeros(1).long())
+        )
     edge_job(trained, trains=False)
 
 

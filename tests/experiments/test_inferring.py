@@ -10,18 +10,19 @@ import pytest
 import torch
 from tests.experiments.conftest import Cloud
 
-from eaves.core.exits import ConfidenceAbove, EntropyBelow
+from eaves.core.rules import ConfidenceAbove, EntropyBelow
 from eaves.errors import ConfigError, StateError
-from eaves.experiments.answering import Answer, Answers
 from eaves.experiments.calibrating import NAME
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, edge_job, open_origin
 from eaves.experiments.inferring import Answered, InferRecord, infer, rule_of
 from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.netconfig import InferConfig, ServeConfig
+from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
 from eaves.network.channel import insecure_target
 from eaves.network.refusals import RefusedError
+from eaves.network.waiting import Answer, Answers
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)
 ALONE = InferConfig(cloud=None)
@@ -127,6 +128,20 @@ def test_a_cloud_that_sees_mixtures_alone_answers_as_well(
     )
     assert by_default.shield["groups"] == 3
     assert by_default.shield["dummies"] == 0
+
+
+def test_a_few_numbers_are_enough_for_a_cloud_far_away(tmp_path: Path, cloud_of: CloudOf) -> None:
+    noise = PrivacyConfig(noise_scale=0.2)
+    config = TrainConfig(
+        method="siamese", epochs=6, codec="int8", privacy=noise, out=tmp_path / "run"
+    )
+    list(run(config))
+    trained = open_origin(tmp_path / "run")
+    cloud = cloud_of(trained, replace(_serve(tmp_path), edges=1))
+    record = _record(list(infer(trained, replace(CALM, batch_size=60), cloud.target())))
+    assert dict(record.by) == {"cloud": 360}
+    assert record.accuracy().value >= 0.9
+    assert record.bytes_up < 360 * (8 + 1)  # eight numbers of one byte, and a share of the envelope
 
 
 def test_without_a_cloud_nobody_answers_for_an_edge_that_mixes(mixing: Origin) -> None:

@@ -3,6 +3,7 @@
 The net is that of the README's digits, for 12 epochs.
 """
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from eaves.audit.findings import Unmixed
+from eaves.audit.rank import Ranking
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditRecord, run_audit
@@ -104,6 +106,19 @@ def test_an_audit_writes_what_was_taken_apart(plain: Path, tmp_path: Path) -> No
         for kind in ("input", "mixture", f"taken apart by {best}", "without mixing")
     }
     assert all(images.shape == (3, 1, 8, 8) for images in pictures.values())
+
+
+def test_a_mixture_is_nobodys(plain: Path, tmp_path: Path) -> None:
+    """Refused where it was asked for; left out of a set of attacks."""
+    with pytest.raises(ConfigError, match=r"datamix sends mixtures.* leave the attack rank out"):
+        list(run_audit(plain, replace(SHORT, attacks="unmixing,rank")))
+    stop = threading.Event()
+    for event in run_audit(plain, replace(SHORT, attacks="quick", out=tmp_path), stop=stop):
+        if isinstance(event, Unmixed):
+            stop.set()
+        assert not isinstance(event, Ranking)
+    assert isinstance(event, AuditRecord)
+    assert event.identity is None
 
 
 def test_only_mixtures_are_taken_apart(tmp_path: Path) -> None:

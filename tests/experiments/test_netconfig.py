@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eaves.experiments.netconfig as module
-from eaves.core.exits import ConfidenceAbove
+from eaves.core.rules import ConfidenceAbove
 from eaves.errors import ConfigError
 from eaves.experiments.netconfig import (
     PREFIXES,

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from eaves.errors import ConfigError
-from eaves.experiments.planconfig import MADE_UP, PlanConfig, ProfileConfig, parse_shape, words
+from eaves.experiments.planconfig import (
+    MADE_UP,
+    DeviceConfig,
+    PlanConfig,
+    ProfileConfig,
+    parse_shape,
+    words,
+)
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.planner.devices import DEVICES
 from eaves.planner.profile import INPUT, Profile, Subject
@@ -25,7 +32,7 @@ PROBED = {"probe": 2}
     [
         ({"exit": "con"}, "unknown exit 'con'; choose from: conv"),
         ({"precision": "fp8"}, "unknown precision 'fp8'; choose from: fp32, bf16"),
-        ({"batch_size": 1}, "expected --batch-size of 2 or more, got 1"),
+        ({"batch_size": 0}, "expected --batch-size of 1 or more, got 0"),
         ({"classes": 1}, "expected --classes of 2 or more, got 1"),
         ({"threads": 0}, "expected --threads of 1 or more, got 0"),
         ({"input": "3x32"}, "expected --input as CxHxW, as in 3x32x32, got '3x32'"),
@@ -36,6 +43,24 @@ def test_a_profile_that_cannot_be_taken(settings: dict[str, Any], message: str) 
     with pytest.raises(ConfigError) as refused:
         ProfileConfig(**settings)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"components": 0}, "expected --components of 1 or more, got 0"),
+        ({"watts": "10"}, "expected --watts as BUSY/IDLE, as in 10/2"),
+        ({"watts": "2/10"}, "expected --watts as BUSY/IDLE, as in 10/2"),
+    ],
+)
+def test_a_device_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        DeviceConfig(**settings)
+    assert str(refused.value).startswith(message)
+
+
+def test_watts_of_a_device() -> None:
+    assert DeviceConfig(watts="6.5/2").power() == Power(busy_w=6.5, idle_w=2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +128,8 @@ def test_a_limit_is_named_as_it_was_typed(name: str, value: float) -> None:
 
 
 def test_the_least_and_the_most_are_allowed() -> None:
-    ProfileConfig(batch_size=2, classes=2, threads=1)
+    ProfileConfig(batch_size=1, classes=2, threads=1)
+    assert DeviceConfig(components=1).power() is None
     PlanConfig(edge_slowdown=1e-4, epochs=1, samples=1, fleet=1, adversaries=1)
     PlanConfig(edge_slowdown=1e4, max_bytes=0, max_epoch_s=0, min_accuracy=1, max_drop=0, probe=1)
     PlanConfig(methods="datamix, siamese", inference=True, max_latency_ms=0, fleet=2)

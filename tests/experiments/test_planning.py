@@ -446,4 +446,4 @@ def test_a_run_hides_what_the_plan_was_told(figures: Profile, send: str) -> None
 
 def test_what_is_planned_by_default_can_be_trained(figures: Profile) -> None:
     found = candidates_of(PlanConfig(), scenario(figures))
-    assert ways(found, "method") == set(CHOICES["method"]) - {*HIDING, "datamix"}
+    assert ways(found, "method") == set(CHOICES["method"]) - {*HIDING, "datamix", "siamese"}

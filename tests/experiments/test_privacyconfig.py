@@ -9,7 +9,7 @@ from eaves.errors import ConfigError
 from eaves.experiments.config import TrainConfig, parse_config
 from eaves.experiments.privacyconfig import AIMS, BOUNDS, LAWS, UNITS, PrivacyConfig
 from eaves.methods import adversaries
-from eaves.privacy import accounting
+from eaves.privacy import accounting, bounds
 from eaves.privacy.bounds import bound_named
 from eaves.privacy.mechanisms import Mechanism
 
@@ -17,7 +17,7 @@ from eaves.privacy.mechanisms import Mechanism
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bound": "thah"}, "unknown bound 'thah'; choose from: tanh, "),
+        ({"bound": "thah"}, "unknown bound 'thah'; choose from: tanh, auto"),
         ({"noise": "gausian"}, "unknown noise 'gausian'; choose from: gaussian, "),
         ({"aim": "uniforn"}, "unknown aim 'uniforn'; choose from: uniform, "),
         ({"epsilon_unit": "image"}, "unknown epsilon-unit 'image'; choose from: "),
@@ -62,7 +62,8 @@ def test_every_name_is_known_where_it_is_used() -> None:
     """The tables are written twice, since this one imports no torch."""
     assert set(AIMS) == set(adversaries.AIMS)
     assert set(UNITS) == set(accounting.UNITS)
-    for bound in BOUNDS:
+    assert {"auto", *bounds.BOUNDS} == set(BOUNDS)
+    for bound in bounds.BOUNDS:
         for law in LAWS:
             Mechanism(bound=bound_named(bound, 1.0), law=law, scale=float(law != "none"))
     with pytest.raises(ConfigError, match="unknown"):
@@ -96,4 +97,5 @@ def test_each_setting_counts_in_the_hash_and_survives_in_toml() -> None:
         assert parse_config(config.to_toml(), "-") == config
         hashes.add(config.hash())
     assert len(hashes) == 1 + len(others)
-    assert set(others) == set(base.to_dict()["privacy"]) | {"epsilon", "budget"}
+    unset = {"bound_limit", "epsilon", "budget"}
+    assert set(others) == set(base.to_dict()["privacy"]) | unset

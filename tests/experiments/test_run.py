@@ -20,6 +20,7 @@ from eaves.experiments.config import TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
+from eaves.experiments.siameseconfig import SiameseConfig
 from eaves.runtime.checkpoint import load_checkpoint
 
 BASE = TrainConfig(
@@ -50,11 +51,18 @@ HIDING: dict[str, dict[str, Any]] = {
     },
     "deepobfuscator": {**HIDDEN, "method": "deepobfuscator", "privacy": PRIVACY},
 }
+TUNING: dict[str, dict[str, Any]] = {
+    "siamese": {
+        "method": "siamese",
+        "bottleneck": None,
+        "siamese": SiameseConfig(components=4, tune_epochs=1, adapt_epochs=1),
+    },
+}
 EPOCH = 8  # steps
 
 
 def config_of(name: str, out: Path) -> TrainConfig:
-    return replace(BASE, out=out, **(TRAININGS | HIDING)[name])
+    return replace(BASE, out=out, **(TRAININGS | HIDING | TUNING)[name])
 
 
 def record_of(events: Iterator[PhaseProgress | RunRecord]) -> RunRecord:
@@ -259,9 +267,16 @@ HIDING_STOPS = [
     ("priphit every epoch", StopAt(2 * EPOCH + 1 + 9), "train"),
     ("deepobfuscator", StopAt(11), "edge"),
 ]
+TUNING_STOPS = [
+    ("siamese", StopAt(2), "train"),
+    ("siamese", StopAt(2 * EPOCH + 1 + 3), "tune"),
+    ("siamese", StopAt(3 * EPOCH + 2 + 1), "fit"),
+    ("siamese", StopAt(3 * EPOCH + 2 + 5), "fit"),
+    ("siamese", StopAt(4 * EPOCH + 3 + 2), "adapt"),
+]
 
 
-@pytest.mark.parametrize(("name", "stop", "phase"), HIDING_STOPS)
+@pytest.mark.parametrize(("name", "stop", "phase"), HIDING_STOPS + TUNING_STOPS)
 def test_what_hides_and_was_stopped_ends_as_if_it_had_not_been(
     whole: Whole, tmp_path: Path, name: str, stop: StopAt, phase: str
 ) -> None:
@@ -272,7 +287,7 @@ def test_what_hides_and_was_stopped_ends_as_if_it_had_not_been(
     found = load_checkpoint(tmp_path / "checkpoint")
     assert found is not None
     assert found[1]["phase"] == phase
-    if phase == "edge":
+    if phase == "edge" or name in TUNING:
         assert record.bytes["up"] == 0  # nothing travels before the edge has learnt to hide
         assert record.bytes["per_sample_up"] is None
     resumed = record_of(run(config, resume=True))
@@ -304,6 +319,28 @@ def test_what_hides_sends_when_it_has_learnt_to(whole: Whole, name: str) -> None
     kept = set(read_weights(out / "bundle", "edge"))
     assert {key.split(".")[0] for key in kept} == {"edge", "exit"}
     assert json.loads((out / "record.json").read_bytes())["privacy"] == record.privacy
+
+
+def test_lessons_are_taken_in_one_place_and_nothing_travels(whole: Whole) -> None:
+    record, out = whole("siamese")
+    assert record.steps == (2 + 1 + 1 + 1) * EPOCH
+    assert record.samples == 5 * 256
+    assert (record.bytes["up"], record.bytes["per_sample_up"]) == (0, None)
+    assert record.cut == "conv3"
+    assert record.accuracy["cloud"] is not None
+    assert record.accuracy["exit"] is None
+    assert record.privacy is not None
+    assert (record.privacy["values"], record.privacy["bound"]) == (4, "l2")
+    assert record.privacy["releases"] == 1
+    assert "abel" not in " ".join(record.privacy["statement"])  # none are sent
+    stages = {side: read_weights(out / "bundle", side) for side in ("edge", "cloud")}
+    for side, name in (("edge", "edge.1"), ("cloud", "cloud.0")):
+        assert stages[side][f"{name}.projection.basis"].shape == (4, 512)
+    both = [
+        stages[side][f"{name}.projection.basis"]
+        for side, name in (("edge", "edge.1"), ("cloud", "cloud.0"))
+    ]
+    assert torch.equal(*both)
 
 
 def test_the_noise_of_two_seeds_differs_and_what_is_sent_with_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from eaves.audit.findings import (
     Unmixed,
     Verdict,
 )
+from eaves.audit.rank import Ranking
 from eaves.core.rates import Rate
 from eaves.experiments.auditing import AuditRecord
 from eaves.experiments.config import TrainConfig
@@ -106,6 +107,23 @@ def _unmixed(attack: str, recovered: int, correlation: float) -> dict[str, Any]:
     ).as_json()
 
 
+def _ranked() -> dict[str, Any]:
+    return Ranking(
+        privacy=Score(value=0.129, low=0.126, high=0.132, n=4000),
+        at_rank_1=Rate.of(16, 4000),
+        in_best=Rate.of(1320, 4000),
+        log_rank=Score(value=0.7, low=0.69, high=0.71, n=4000),
+        ties=Rate.of(400, 4000),
+        candidates=4000,
+        releases=1,
+        law="gaussian",
+        scale=0.5,
+        signal=3.0,
+        noise=1.5,
+        effort=Effort(known=4000, rounds=1, time_s=0.4),
+    ).as_json()
+
+
 @pytest.fixture
 def audit_json() -> dict[str, Any]:
     """Return what an audit of a bundle on faces found, with a limit of 70 %."""
@@ -129,6 +147,7 @@ def audit_json() -> dict[str, Any]:
         settings={"attacks": "all", "max_attack": 0.7, "effort": 1.0, "out": None},
         attributes={"Male": _found("Male", 0.7), "Hat": _found("Hat", 0.7)},
         mixtures=[_unmixed("nothing", 2, 0.7), _unmixed("gradient", 60, 0.9)],
+        identity=_ranked(),
         versions=VERSIONS,
         hardware=MACHINE,
         time_s=321.0,

@@ -55,11 +55,26 @@ def test_all_that_was_found_is_printed(audit_json: Json) -> None:
         *("65.1 ±2.9", "61.4, 50.0", "12,000", "12.5 s", "0.400 ±0.010", "0.330 ±0.010"),
         "Best of 4 attacks: 'deep' reads Male at 65.1 % ±2.9 (n = 1,000)",
         "Control: with shuffled labels 'mlp'",
+        *("Whose it is", "mean rank / 4,000", "0.129 ±0.003", "Of 4,000 candidates"),
         "Task accuracy: cloud 89.3 % ±1.9",
         "- Labels < are > sent & seen.",
     ):
         assert words in text, words
     assert text.count("priphit on faces:Smiling, resnet18 cut after layer2") == 2
+
+
+def test_an_audit_of_before_the_rank_measure_is_printed(audit_json: Json) -> None:
+    del audit_json["identity"]
+    assert "hose it is" not in printed(audit_json)
+    audit_json["subject"]["method"] = "datamix"
+    assert "Whose it is was not measured" in printed(audit_json)
+
+
+def test_whose_it_is_alone_is_printed(audit_json: Json) -> None:
+    audit_json |= {"attributes": {}, "mixtures": []}
+    text = printed(audit_json)
+    assert "Of 4,000 candidates" in text
+    assert "Who reads" not in text
 
 
 def test_names_are_no_markup(audit_json: Json) -> None:

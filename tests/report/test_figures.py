@@ -4,17 +4,19 @@ import re
 import sys
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eaves.core.rates import Rate
 from eaves.errors import ConfigError, StorageError
 from eaves.experiments.planconfig import PlanConfig
 from eaves.experiments.planning import plan
 from eaves.planner.profile import Profile
 from eaves.planner.search import Plan
-from eaves.report.figures import draw_plan, expect_figure, pareto
+from eaves.report.figures import draw_plan, expect_figure, pareto, rank_curve
 from eaves.report.plans import shown
 
 BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
@@ -79,6 +81,46 @@ def test_a_way_that_takes_far_longer_leaves_the_picture_with_its_time(
     draw_plan(found, path)
     assert slowest > 1000 * found.best.cost.epoch_s
     assert f"{slowest:,.0f} s" in texts(path)
+
+
+def ranked(noise: float, snr_db: float | None) -> dict[str, Any]:
+    return {
+        "noise": noise,
+        "snr_db": snr_db,
+        "accuracy": Rate.of(900 - round(20 * noise), 1000).as_json(),
+        "privacy": Rate.of(round(100 * noise), 1000).as_json(),
+        "log_rank": 0.1 + noise / 10,
+        "at_rank_1": 1 / (1 + noise),
+        "chance": 0.5,
+    }
+
+
+@pytest.mark.parametrize("ending", BEGINNINGS)
+def test_whose_it_is_is_drawn_against_the_noise(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rank{ending}"
+    rows = [ranked(2.0, -3.0), ranked(0.0, None), ranked(0.1, 10.0)]
+    rank_curve(rows, path, title="faces")
+    assert path.read_bytes().startswith(BEGINNINGS[ending])
+    if ending == ".svg":
+        found = texts(path)
+        assert {"faces", "task accuracy", "mean rank / candidates", "found first, share"} <= set(
+            found
+        )
+        ratios = [text for text in found if text in ("none", "10.0", "-3.0")]
+        assert ratios == ["none", "10.0", "-3.0"]  # in the order of the noise, 0 included
+        assert "mean rank by chance" in found
+
+
+@pytest.mark.parametrize("rows", [[ranked(0.0, None)], [ranked(0.5, 3.0)]])
+def test_one_noise_alone_is_drawn(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    rank_curve(rows, tmp_path / "rank.svg")
+    assert "task accuracy" in texts(tmp_path / "rank.svg")
+
+
+def test_no_noise_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected rows to draw, got none"):
+        rank_curve([], tmp_path / "rank.svg")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["plan.txt", "plan", "plan.png.gz", ".png"])

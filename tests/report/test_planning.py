@@ -15,7 +15,7 @@ import pytest
 from eaves.cli import main
 from eaves.experiments.config import load_config
 from eaves.planner.devices import DEVICES
-from eaves.planner.profile import Profile, load_profile
+from eaves.planner.profile import Profile, load_profile, parse_profile
 from eaves.planner.search import OBJECTIVES
 from eaves.report import planning
 
@@ -75,7 +75,76 @@ def test_a_profile_is_printed(eaves: Eaves, tmp_path: Path) -> None:
     [text] = line.out.splitlines()
     printed, written = json.loads(text), json.loads(out.read_text())
     assert printed["subject"] == written["subject"]
-    assert printed.keys() == written.keys()
+    assert printed.keys() == written.keys() | {"on_device"}
+    assert parse_profile(text, "printed").subject == load_profile(out).subject
+
+
+def test_what_a_cut_costs_the_device_is_shown_of_a_profile(
+    eaves: Eaves, profile_file: Path, tmp_path: Path
+) -> None:
+    """Also of one that knew nothing of it; with the figures that a plan has."""
+    words = ("profile", "--show", profile_file, "--components", "16", "--watts", "6/2")
+    ended, line = eaves(*words), eaves(*words, "--json")
+    assert ended.code == line.code == 0
+    for text in ("On the device, in inference, batch 128", "16 numbers, int8", "of a profile that"):
+        assert text in ended.out
+    rows = json.loads(line.out)["on_device"]
+    assert [row["cut"] for row in rows] == ["conv1", "conv1", "conv2", "conv2", "conv3", "conv3"]
+    planned = facts(
+        eaves(
+            *("plan", "--edge", profile_file, "--cloud", "a100", "--inference", "--json"),
+            *("--methods", "siamese", "--components", "16"),
+        )
+    )["rows"]
+    held = {row["cut"]: (row["bytes_per_sample"], row["memory_bytes"]) for row in planned}
+    assert held == {
+        row["cut"]: (row["bytes_per_input"], row["memory_bytes"])
+        for row in rows
+        if row["embedding"] == "16 numbers"
+    }
+    for row in rows:
+        assert row["energy_j"] == pytest.approx(6 * row["time"]["median_s"] / 128)
+    copy = tmp_path / "copy.json"
+    assert eaves(*words, "--out", copy).code == 0
+    assert load_profile(copy) == load_profile(profile_file)
+
+
+def test_showing_a_profile_needs_no_torch(profile_file: Path) -> None:
+    code = (
+        "import sys; from eaves.cli import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, "profile", "--show", str(profile_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "On the device" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--net", "vgg16"], "the profile is not of what is asked for: net vgg16 and small"),
+        (["--components", "0"], "expected --components of 1 or more, got 0"),
+        (["--watts", "6"], "expected --watts as BUSY/IDLE, as in 10/2"),
+        (["--out", "p.txt"], "expected --out to end in .json"),
+    ],
+)
+def test_a_profile_that_cannot_be_shown_is_one_line(
+    eaves: Eaves, profile_file: Path, words: list[str], message: str
+) -> None:
+    ended = eaves("profile", "--show", profile_file, *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"eaves: {message}")
+
+
+def test_a_batch_of_one_is_a_profile(eaves: Eaves, tmp_path: Path) -> None:
+    out = tmp_path / "one.json"
+    words = [word if word != "16" else "1" for word in TAKEN]
+    ended = eaves("profile", "--seconds", "0", "--out", out, *words)
+    assert ended.code == 0, ended.err
+    assert "On the device, in inference, batch 1" in ended.out
+    assert "by a formula" not in ended.out  # everything was measured
+    assert load_profile(out).subject.batch_size == 1
 
 
 # Plans from a profile
@@ -389,7 +458,7 @@ def test_a_fleet_is_simulated(eaves: Eaves, profile_file: Path) -> None:
         (["--classes", "5"], "the profile is not of what is asked for: classes 5 and 10"),
         (["--data", "cifar10"], "the profile is not of what is asked for: data cifar10 and digits"),
         (["--data", "digits", "--input", "1x8x8"], "give --data or --input, not both"),
-        (["--batch-size", "1"], "expected --batch-size of 2 or more, got 1"),
+        (["--batch-size", "0"], "expected --batch-size of 1 or more, got 0"),
         (["--max-memory-mb", "-1"], "expected --max-memory-mb from 0 to 1e+15, got -1.0"),
         (["--max-bytes", "nan"], "expected --max-bytes from 0 to 1e+15, got nan"),
         (["--min-accuracy", "0.5"], "--min-accuracy and --max-drop need --probe"),
@@ -446,7 +515,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-size", "1"], "expected --batch-size of 2 or more, got 1"),
+        (["--batch-size", "0"], "expected --batch-size of 1 or more, got 0"),
         (["--data", "digits", "--classes", "5"], "digits has 10 classes, got --classes 5"),
         (["--data", "digits", "--input", "1x8x8"], "give --data or --input, not both"),
         (["--net", "smal"], "unknown net 'smal'; choose from: small, "),

@@ -77,6 +77,19 @@ def test_an_audit_that_is_not_to_be_relied_on_says_so(run_folder: Folder, audit_
     assert '<p class="warning">Control: with shuffled labels' in broken
 
 
+def test_whose_it_is_has_a_part_of_its_own(run_folder: Folder, audit_json: Json) -> None:
+    text = "".join(view(run_folder("new"), gallery=False).parts)
+    assert "<h3>Whose it is</h3>" in text
+    assert "mean rank / 4,000" in text
+    assert "differential privacy" in text
+    del audit_json["identity"]  # as in an audit that was made before there was one
+    assert "Whose it is" not in "".join(view(run_folder("old"), gallery=False).parts)
+    audit_json["subject"]["method"] = "datamix"
+    mixed = "".join(view(run_folder("mixed"), gallery=False).parts)
+    assert "a mixture is nobody" in mixed
+    assert "mean rank" not in mixed
+
+
 def test_a_run_can_be_repeated_from_what_is_said(run_folder: Folder) -> None:
     text = "".join(view(run_folder()).parts)
     for fact in (

@@ -7,6 +7,8 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    rank_rows,
+    rank_text,
     rebuilt_rows,
     statement_of,
     subject_text,
@@ -64,6 +66,37 @@ def test_a_line_for_each_attempt_to_take_mixtures_apart(audit_json: Json) -> Non
     ]
     assert [(row.best, row.beside) for row in rows] == [(False, True), (True, False)]
     assert unmixed_rows([]) == []
+
+
+def test_whose_it_is_beside_what_chance_gives(audit_json: Json) -> None:
+    rows = rank_rows(audit_json["identity"])
+    assert [row.cells for row in rows] == [
+        ("mean rank / 4,000", "0.129 ±0.003", "0.500"),
+        ("mean log rank / log of the last", "0.700 ±0.010", "0.880"),
+        ("found first %", "0.4 ±0.2", "0.025"),
+        ("in the best 5 %", "33.0 ±1.5", "5"),
+        ("features that coincide %", "10.0 ±0.9", "-"),
+        ("signal / noise", "2 = 3.0 dB", "-"),
+    ]
+    assert [row.beside for row in rows] == [False] * 4 + [True] * 2
+    nothing = audit_json["identity"] | {"snr": None, "snr_db": None}
+    assert rank_rows(nothing)[-1].cells[1] == "no noise"
+    assert rank_rows(nothing | {"snr": 0.0})[-1].cells[1] == "no signal"
+
+
+def test_whose_it_is_in_words(audit_json: Json) -> None:
+    found = audit_json["identity"]
+    assert rank_text(found, "priphit") == (
+        "Of 4,000 candidates the right one is at place 516.0 on average, by chance at 2,000.5; it "
+        "is the first in 0.4 % ±0.2 (n = 4,000)."
+    )
+    text = rank_text(found | {"beats_chance": False}, "priphit")
+    assert text.endswith("this attack failed. Others may not.")
+
+
+def test_a_mixture_is_nobodys_and_an_earlier_audit_did_not_ask() -> None:
+    assert rank_text(None, "datamix").endswith("and a mixture is nobody's.")
+    assert rank_text(None, "priphit") == ""
 
 
 @pytest.mark.parametrize(

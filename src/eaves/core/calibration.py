@@ -14,8 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from eaves.core.exits import RULES, ExitRule
 from eaves.core.rates import Rate
+from eaves.core.rules import RULES, ExitRule
 from eaves.errors import ConfigError, unknown
 
 

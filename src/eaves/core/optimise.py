@@ -81,6 +81,44 @@ class OneCycle(Schedule):
         return replace(self, total_steps=total_steps)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class InTurn(Schedule):
+    """One schedule after another, each for its steps; the last goes on."""
+
+    parts: tuple[OneCycle, ...]
+
+    @classmethod
+    def of(cls, *parts: OneCycle) -> "InTurn":
+        """Return the parts as one; the optimiser is that of the first."""
+        first = parts[0]
+        return cls(
+            lr=first.lr,
+            optimiser=first.optimiser,
+            momentum=first.momentum,
+            weight_decay=first.weight_decay,
+            precision=first.precision,
+            parts=parts,
+        )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step`` (from 0), counted from the beginning of all.
+
+        >>> schedule = InTurn.of(*(OneCycle(total_steps=2, lr=lr) for lr in (1.0, 0.1)))
+        >>> [schedule.rate(i) for i in range(4)]
+        [1.0, 0.0, 0.1, 0.0]
+        """
+        for part in self.parts[:-1]:
+            if step < part.total_steps:
+                return part.rate(step)
+            step -= part.total_steps
+        return self.parts[-1].rate(step)
+
+    def over(self, total_steps: int) -> "InTurn":
+        """Return the schedule as it is: its parts have their own lengths."""
+        return self
+
+
 def precision_of(schedule: Schedule, device: torch.device) -> torch.autocast:
     """Return the context in which a forward pass has the precision of ``schedule``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16")

@@ -13,7 +13,7 @@ from typing import final
 from eaves import __version__
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
-from eaves.experiments.answering import CloudLate, FarCloud
+from eaves.experiments.answering import FarCloud
 from eaves.experiments.build import Job
 from eaves.experiments.bundle import facts_of, write_bundle
 from eaves.experiments.compare import finished
@@ -29,6 +29,7 @@ from eaves.network.channel import Target
 from eaves.network.edge import NetworkedEdge
 from eaves.network.spool import Spool, SpoolStatus
 from eaves.network.uplink import Enrolment, Uplink, UplinkStatus
+from eaves.network.waiting import CloudLate
 from eaves.network.wire import pack_terms
 from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.process import set_up

@@ -7,8 +7,10 @@ from typing import final
 from eaves.errors import ConfigError, unknown
 from eaves.experiments.settings import expect_between
 
-QUICK = ("labels", "attribute", "decoder", "unmixing")
+QUICK = ("labels", "attribute", "decoder", "unmixing", "rank")
 ATTACKS = (*QUICK, "optimisation", "gan")
+REBUILDING = ("decoder", "optimisation", "gan")
+"""Those that rebuild the inputs, which have to be images."""
 
 
 @final
@@ -23,11 +25,14 @@ class AuditConfig:
     private: str = ""
     """Attributes to be read, with commas between; by default those that the bundle hides."""
     attacks: str = "quick"
-    """all, quick (labels,attribute,decoder,unmixing), or some of: labels, attribute, decoder,
-    unmixing (of datamix), optimisation, gan."""
+    """all, quick (labels,attribute,decoder,unmixing,rank), or some of: labels, attribute, decoder,
+    unmixing (of datamix), rank (of all others), optimisation, gan."""
     known: int = 12_000
     """Examples of the attacker's own, with private labels: at most so many of the training set, and
     as many as there are of the validation set."""
+    unseen: bool = False
+    """Take them from what the net was not trained on first, as far as the set has more: a net that
+    is surer of its training examples makes other features of them than of the victims."""
     releases: int = 1
     """How often each victim is sent, with fresh noise: the attacker takes the mean."""
     searched: int = 200
@@ -69,12 +74,28 @@ class AuditConfig:
             if name not in ATTACKS:
                 raise unknown("attack", name, ("all", "quick", *ATTACKS))
 
+        if self.max_attack is not None and not self.reads:
+            raise ConfigError(
+                "--max-attack limits how often an attribute is read, and --attacks rank reads "
+                "none; leave it out, or add attacks"
+            )
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The attacks that were asked for one by one; what cannot be made of a set is left out."""
+        return () if self.attacks in ("all", "quick") else self.wanted
+
     @property
     def wanted(self) -> tuple[str, ...]:
         """The attacks by name."""
         if self.attacks in ("all", "quick"):
             return ATTACKS if self.attacks == "all" else QUICK
         return tuple(name.strip() for name in self.attacks.split(",") if name.strip())
+
+    @property
+    def reads(self) -> bool:
+        """Whether more is wanted than to know whose an input is, for which no label is needed."""
+        return set(self.wanted) != {"rank"}
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ Dimension key:  N examples   R releases of each   V victims   ... the shape of t
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +32,7 @@ from eaves.audit.inverters import Inverter
 from eaves.audit.latent import GAN, LATENTS, LatentPlan, LatentSearch
 from eaves.audit.leakage import label_leakage
 from eaves.audit.optimisation import PIXELS, Optimisation
+from eaves.audit.rank import Ranking, measure, rows_for
 from eaves.audit.reconstruction import reconstruct
 from eaves.audit.scene import Scene
 from eaves.audit.search import SearchPlan
@@ -63,6 +64,9 @@ class AuditRecord:
     """For each private attribute: verdict, findings, control, upper bound, reconstructions."""
     mixtures: list[dict[str, Any]]
     """How much of the features that are mixed each attack got back; empty where none are mixed."""
+    identity: dict[str, Any] | None
+    """Whose it is: the rank measure. None where it was not made, as of mixtures: they are nobody's.
+    """
     versions: dict[str, str]
     hardware: dict[str, Any]
     time_s: float
@@ -100,7 +104,7 @@ class AuditRecord:
         }
 
 
-AuditEvent = Stage | Progress | Finding | Control | Reconstruction | Unmixed | AuditRecord
+AuditEvent = Stage | Progress | Finding | Control | Reconstruction | Unmixed | Ranking | AuditRecord
 
 
 def run_audit(
@@ -133,20 +137,18 @@ def run_audit(
             if stop.is_set():
                 break
         gallery = mixed.gallery
-    audits: list[AttributeAudit] = []
-    for name in subject.config.privacy.attributes:
-        if stop.is_set():
-            break
-        audits.append(AttributeAudit(subject, config, name, known, victims))
-        for event in audits[-1].run():
-            yield event
-            if stop.is_set():
-                break
+    ranking: Ranking | None = None
+    if "rank" in config.wanted and not subject.config.mixes and not stop.is_set():
+        yield Stage(what="whose it is")
+        ranking = ranking_of(subject, victims, config)
+        yield ranking
+    audits = yield from _each_attribute(subject, config, known, victims, stop)
     record = AuditRecord(
         subject=subject.facts,
         settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
         attributes={audit.attribute: audit.as_json() for audit in audits},
         mixtures=[unmixed.as_json() for unmixed in mixtures],
+        identity=ranking and ranking.as_json(),
         versions=versions(),
         hardware=hardware(config.threads),
         time_s=round(perf_counter() - start_s, 1),
@@ -156,10 +158,40 @@ def run_audit(
     yield record
 
 
+def _each_attribute(
+    subject: Subject,
+    config: AuditConfig,
+    known: Examples,
+    victims: Examples,
+    stop: threading.Event,
+) -> Generator[AuditEvent, None, list["AttributeAudit"]]:
+    """Yield what is found about each private attribute until ``stop`` is set; return the audits."""
+    audits: list[AttributeAudit] = []
+    for name in subject.config.privacy.attributes if config.reads else ():
+        if stop.is_set():
+            break
+        audits.append(AttributeAudit(subject, config, name, known, victims))
+        for event in audits[-1].run():
+            yield event
+            if stop.is_set():
+                break
+    return audits
+
+
+def ranking_of(subject: Subject, victims: Examples, config: AuditConfig) -> Ranking:
+    """Hold what is sent for the victims against the features of each of them.
+
+    No data set says which examples are of one person, so each is an identity of its own.
+    """
+    rows = rows_for(victims.features, subject.mechanism, releases=config.releases)
+    features = victims.features[rows]
+    return measure(subject.mechanism.bounded(features), subject.sent(features), subject.mechanism)
+
+
 def _write(record: AuditRecord, gallery: Mapping[str, Tensor]) -> None:
     """Write what was found; where that is nothing, an earlier audit is left as it is."""
     found_any = any(found["findings"] for found in record.attributes.values())
-    if not (found_any or record.mixtures):
+    if not (found_any or record.mixtures or record.identity):
         return
     path = record.folder / "gallery.safetensors"
     if gallery:
@@ -195,7 +227,7 @@ class AttributeAudit:
     def run(self) -> Iterator[AuditEvent]:
         """Yield progress and findings."""
         wanted = self._config.wanted
-        if "labels" in wanted and not self._subject.config.mixes:  # then none travel
+        if "labels" in wanted and not self._subject.config.in_one_place:  # then none travel
             yield self._kept(label_leakage(self._exposure))
         if "attribute" in wanted:
             yield from self._read()
@@ -280,7 +312,7 @@ class AttributeAudit:
         self.gallery[f"{self.attribute}/{inverter.name}/{kind}"] = made
 
     def _inverters(self) -> list[Inverter]:
-        wanted = self._config.wanted
+        wanted = self._config.wanted if self._subject.sees_images else ()
         inverters: list[Inverter] = []
         if "decoder" in wanted:
             allowance = replace(self._allowance(240), batch_size=128)

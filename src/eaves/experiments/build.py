@@ -24,7 +24,8 @@ from eaves.methods.disco import disco
 from eaves.methods.hierarchical import hierarchical
 from eaves.methods.nopeek import nopeek
 from eaves.methods.priphit import priphit
-from eaves.methods.setup import Hiding, Method, Mixed, Setup
+from eaves.methods.setup import Hiding, Method, Mixed, Setup, Tuning
+from eaves.methods.siamese import siamese
 from eaves.nets.build import NETS, build_net
 from eaves.privacy.mixing import MixingLaw
 from eaves.privacy.sources import Keyed
@@ -40,6 +41,7 @@ METHODS: dict[str, Callable[[Setup], Method]] = {
     "disco": disco,
     "deepobfuscator": deepobfuscator,
     "datamix": datamix,
+    "siamese": siamese,
 }
 _RATES = {"sgd": 0.1, "adam": 0.002}
 
@@ -87,14 +89,12 @@ def build_job(
         image_size=config.image_size,
         private=config.privacy.attributes if trains else (),
     )
-    epoch_steps = steps_per_epoch(len(dataset.train), config.batch_size)
-    edge_steps = _capped(config, config.epochs * epoch_steps)
-    cloud_steps = _capped(config, (config.cloud_epochs or config.epochs) * epoch_steps)
+    _refuse_few_examples(config, len(dataset.train))
+    steps = _steps(config, steps_per_epoch(len(dataset.train), config.batch_size))
     built = build_method(
         config,
         dataset.interface,
-        edge_steps=edge_steps,
-        cloud_steps=cloud_steps,
+        steps=steps,
         net=net,
         private_classes=dataset.private_classes,
         secret=secret,
@@ -107,11 +107,25 @@ def build_job(
         method=built.method,
         wire=wire,
         cut=built.cut,
-        epoch_steps=epoch_steps,
-        edge_steps=edge_steps,
-        cloud_steps=cloud_steps,
+        epoch_steps=steps.epoch,
+        edge_steps=steps.edge,
+        cloud_steps=steps.cloud,
         privacy=built.privacy,
     )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How many batches are in one epoch, and how many each side takes in all."""
+
+    epoch: int
+    edge: int
+    cloud: int
+
+
+ONE_STEP = Steps(epoch=1, edge=1, cloud=1)
+"""For a method that is not to be trained."""
 
 
 @final
@@ -129,8 +143,7 @@ def build_method(
     config: TrainConfig,
     interface: Interface,
     *,
-    edge_steps: int = 1,
-    cloud_steps: int = 1,
+    steps: Steps = ONE_STEP,
     net: nn.Module | None = None,
     private_classes: Mapping[str, tuple[str, ...]] | None = None,
     secret: bool = True,
@@ -157,22 +170,39 @@ def build_method(
         cut=cut or "",
         bottleneck=config.bottleneck,
         exit=_exit(config),
-        edge_schedule=_schedule(config, edge_steps),
-        cloud_schedule=_schedule(config, cloud_steps),
+        edge_schedule=_schedule(config, steps.edge),
+        cloud_schedule=_schedule(config, steps.cloud),
         device=pick_device(config.device),
+        mixed=_mixed(config, secret=secret) if config.mixes else None,
+        tuning=_tuning(config, steps) if config.tunes else None,
     )
-    if config.mixes:
-        setup = replace(setup, mixed=_mixed(config, secret=secret))
     if not config.hides:
         return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)
     shape = setup.feature_shape()
     classes = private_classes or dict.fromkeys(config.privacy.attributes, ("", ""))
-    hiding = hiding_for(config, shape, classes, edge_steps=edge_steps, secret=secret)
+    hiding = hiding_for(config, shape, classes, edge_steps=steps.edge, secret=secret)
     return Built(
         method=METHODS[config.method](replace(setup, hiding=hiding)),
         cut=cut,
         hiding=hiding,
         privacy=privacy_facts(config, hiding, shape),
+    )
+
+
+def _tuning(config: TrainConfig, steps: Steps) -> Tuning:
+    wanted = config.siamese
+    return Tuning(
+        steps={
+            "train": 0 if wanted.start is not None else steps.edge,
+            "tune": _capped(config, wanted.tune_epochs * steps.epoch),
+            "fit": _capped(config, steps.epoch),
+            "adapt": _capped(config, wanted.adapt_epochs * steps.epoch),
+        },
+        rate=wanted.tune_rate,
+        pairs=wanted.pairs,
+        margin=wanted.margin,
+        weight=wanted.pair_weight,
+        components=wanted.components,
     )
 
 
@@ -231,6 +261,15 @@ def _codec(flag: str, text: str, dtype: torch.dtype, instead: str) -> Codec:
     return codec
 
 
+def _steps(config: TrainConfig, epoch: int) -> Steps:
+    cloud_epochs = config.cloud_epochs or config.epochs
+    return Steps(
+        epoch=epoch,
+        edge=_capped(config, config.epochs * epoch),
+        cloud=_capped(config, cloud_epochs * epoch),
+    )
+
+
 def _capped(config: TrainConfig, steps: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
@@ -242,10 +281,19 @@ def _exit(config: TrainConfig) -> str:
     return "mlp" if config.hides else "conv"
 
 
+def _refuse_few_examples(config: TrainConfig, samples: int) -> None:
+    fitted = min(samples, config.batch_size * (config.max_steps or samples))
+    if config.tunes and fitted < config.siamese.components:
+        raise ConfigError(
+            f"expected as many training examples as --components or more, got {fitted} for "
+            f"{config.siamese.components}; ask for fewer components, or train on more"
+        )
+
+
 def _schedule(config: TrainConfig, steps: int) -> OneCycle:
     optimiser = config.optimiser
     if optimiser == "auto":
-        optimiser = "adam" if config.hides else "sgd"
+        optimiser = "adam" if config.hides and not config.tunes else "sgd"
     return OneCycle(
         total_steps=steps,
         optimiser=optimiser,
@@ -272,7 +320,8 @@ def _default_cut(config: TrainConfig, whole: StagedNet) -> str:
     cuts: tuple[str, ...] = whole.names[:-1]
     if config.net not in NETS:
         raise ConfigError(f"name a --cut for {config.net}: {', '.join(cuts)}")
-    return cuts[-2:][0]
+    # What siamese projects to a few numbers should be as near to the answer as can be.
+    return cuts[-1] if config.tunes else cuts[-2:][0]
 
 
 def _refuse_lone_examples(config: TrainConfig, dataset: Dataset, method: Method) -> None:

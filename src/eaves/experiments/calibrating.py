@@ -15,9 +15,9 @@ import torch
 
 from eaves.codecs.base import Codec
 from eaves.core.calibration import Curve, Point, Scored, calibrate, curve, measured
-from eaves.core.exits import RULES, ExitRule
 from eaves.core.rates import Rate
 from eaves.core.roles import EdgePredictor
+from eaves.core.rules import RULES, ExitRule
 from eaves.data.batches import batches
 from eaves.data.source import Source
 from eaves.errors import ConfigError, StateError, unknown

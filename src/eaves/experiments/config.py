@@ -22,6 +22,7 @@ from eaves.experiments.settings import (
     from_toml,
     read_text,
 )
+from eaves.experiments.siameseconfig import SiameseConfig
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": (
@@ -34,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "disco",
         "deepobfuscator",
         "datamix",
+        "siamese",
     ),
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
@@ -58,7 +60,8 @@ class TrainConfig:
 
     method: str = "hierarchical"
     """hierarchical, full-cloud, full-edge, split; priphit, which hides --private attributes, and to
-    compare it with: nopeek, disco, deepobfuscator; datamix, which answers mixtures of inputs."""
+    compare it with: nopeek, disco, deepobfuscator; datamix, which answers mixtures of inputs;
+    siamese, which leaves a few numbers of features that tell classes apart and little else."""
     data: str = "digits"
     """Data set; `eaves data` lists them. Faces name an attribute, as in faces:Smiling."""
     data_root: Path | None = None
@@ -125,6 +128,8 @@ class TrainConfig:
     """What the cloud shall not learn, and how that is hidden: the table `[privacy]`."""
     mixing: Annotated[MixingConfig, tyro.conf.arg(name="")] = field(default_factory=MixingConfig)
     """How datamix mixes inputs: the table `[mixing]`."""
+    siamese: Annotated[SiameseConfig, tyro.conf.arg(name="")] = field(default_factory=SiameseConfig)
+    """How siamese tunes and reduces features: the table `[siamese]`."""
     compare: str = ""
     """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with
     commas between, where a variant is a codec or `once`: full-cloud,full-cloud:png,split."""
@@ -186,12 +191,24 @@ class TrainConfig:
     @property
     def hides(self) -> bool:
         """Whether features are bounded and noised before they leave."""
+        if self.tunes:
+            return self.privacy.noise != "none"
         return self.method in HIDING or (self.mixes and self.mixing.hardened)
 
     @property
     def mixes(self) -> bool:
         """Whether what leaves are mixtures of a group's features."""
         return self.method == "datamix"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether features are tuned to the task, and reduced."""
+        return self.method == "siamese"
+
+    @property
+    def in_one_place(self) -> bool:
+        """Whether nothing is sent in training, so that no task labels ever are."""
+        return self.mixes or self.tunes
 
     @property
     def sends_once(self) -> bool:

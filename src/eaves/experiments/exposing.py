@@ -3,6 +3,7 @@
 Dimension key:  N examples   R releases of each   ... the shape of the features
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -17,9 +18,9 @@ from eaves.core.roles import PrivateLabels
 from eaves.data.load import DATASETS, load_dataset
 from eaves.data.source import Source, subset
 from eaves.errors import ConfigError
-from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.auditconfig import REBUILDING, AuditConfig
 from eaves.experiments.build import build_method, wire_of
-from eaves.experiments.bundle import read_manifest
+from eaves.experiments.bundle import read_manifest, read_weights
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import load_weights, open_origin
 from eaves.privacy.bounds import Clip
@@ -27,6 +28,7 @@ from eaves.privacy.mechanisms import Mechanism
 from eaves.privacy.sources import Keyed
 
 _AT_ONCE = 256
+_IMAGE_CHANNELS = (1, 3)
 _ANY_WIDTH = 0.49
 OPEN = Mechanism(bound=Clip(1e30), law="none", scale=0.0)
 """What does nothing to features: that of a method that shields none."""
@@ -48,8 +50,8 @@ class Subject:
     """A trained bundle, opened by an attacker who has everything but the noise.
 
     Raises:
-        ConfigError: nothing is sent, no private attribute is named, or the data are of another
-            shape.
+        ConfigError: nothing is sent, no private attribute is named where one is to be read, an
+            attack cannot be made, or the data are of another shape.
         DataError: the data set is missing or damaged.
         StateError: the bundle is damaged.
     """
@@ -62,14 +64,12 @@ class Subject:
         if self.config.method in ("full-edge", "full-cloud"):
             what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
-        if not (self.config.privacy.attributes or self.config.mixes):
-            raise ConfigError("name what an attacker would like to know, as in --private Male")
-        if (
-            "unmixing" in config.wanted
-            and config.attacks not in ("all", "quick")
-            and not self.config.mixes
-        ):
-            raise ConfigError(f"{self.config.method} does not mix: leave the attack unmixing out")
+        if config.reads and not (self.config.privacy.attributes or self.config.mixes):
+            raise ConfigError(
+                "name what an attacker would like to know, as in --private Male; or ask for no "
+                "more than whose it is: --attacks rank"
+            )
+        _expect_attackable(self.config, config)
         self.dataset = load_dataset(
             self.config.data,
             root=self.config.data_root,
@@ -88,6 +88,17 @@ class Subject:
         self.mechanism = OPEN if built.hiding is None else built.hiding.mechanism
         self.codec: Codec = wire_of(self.config).codec
         self._origin = origin
+        rebuilding = [name for name in config.named if name in REBUILDING]
+        if rebuilding and not self.sees_images:
+            raise ConfigError(
+                f"{self.config.data} is not made of images, which alone are rebuilt: leave out "
+                f"{', '.join(rebuilding)}"
+            )
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether inputs are images, which alone can be rebuilt and shown."""
+        return self.dataset.train.input_shape[0] in _IMAGE_CHANNELS
 
     @property
     def shields(self) -> bool:
@@ -99,7 +110,8 @@ class Subject:
         """What a record says of the bundle."""
         config, manifest = self.config, read_manifest(self.folder)
         return {
-            **{name: getattr(config, name) for name in ("method", "net", "bottleneck", "data")},
+            **{name: getattr(config, name) for name in ("method", "net", "bottleneck")},
+            "data": self.dataset.name,
             **{name: getattr(config, name) for name in ("codec", "train_samples", "seed")},
             "cut": manifest["cut"],
             "accuracy": self._origin.accuracy,
@@ -113,18 +125,26 @@ class Subject:
         }
 
     def cloud_for(self, attribute: str) -> nn.Module:
-        """Return the cloud part as new, with an answer for each class of ``attribute``."""
+        """Return the cloud part with an answer for each class of ``attribute``.
+
+        Its weights are new; where features were tuned, those of the bundle, but for layers that
+        had other answers: the transfer attack of the paper.
+        """
         classes = self.dataset.private_classes[attribute]
         interface = replace(self.dataset.interface, classes=classes)
         seeded = replace(self._origin.config, seed=self._audit.seed, device="cpu")
         method = build_method(seeded, interface).method
+        if self.config.tunes:
+            _transfer(self.folder, method.cloud_modules)
         head = method.edge_modules.get("head", nn.Identity())  # what follows the cloud, if anything
         return nn.Sequential(method.cloud_modules["cloud"], head)
 
     def attacker(self) -> Examples:
         """Return the attacker's examples: of the training and the validation set."""
-        chosen = subset(len(self.dataset.train), min(self._audit.known, len(self.dataset.train)))
-        found = [self._examples(self.dataset.train, chosen)]
+        order = subset(len(self.dataset.train), len(self.dataset.train))
+        if self._audit.unseen:
+            order = order.roll(-(self.config.train_samples or 0))
+        found = [self._examples(self.dataset.train, order[: self._audit.known])]
         if self.dataset.valid is not None:
             most = min(self._audit.known, len(self.dataset.valid))
             found.append(self._examples(self.dataset.valid, subset(len(self.dataset.valid), most)))
@@ -148,8 +168,8 @@ class Subject:
         return Examples(
             images=torch.cat(images),
             features=torch.cat(features),
-            # With mixtures no label travels, and the attacker has none.
-            labels=torch.zeros(len(rows)).long() if self.config.mixes else torch.cat(labels),
+            # Where training is in one place no label travels, and the attacker has none.
+            labels=torch.zeros(len(rows)).long() if self.config.in_one_place else torch.cat(labels),
             private=PrivateLabels(torch.cat(private), self.dataset.private),
         )
 
@@ -212,6 +232,15 @@ def _pictures(examples: Examples, attribute: str) -> Pictures:
     )
 
 
+def _transfer(bundle: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Load the weights of the bundle's cloud half into what has their shape."""
+    part = nn.ModuleDict(dict(modules))
+    shapes = {name: value.shape for name, value in part.state_dict().items()}
+    known = read_weights(bundle, "cloud")
+    fitting = {name: value for name, value in known.items() if shapes.get(name) == value.shape}
+    part.load_state_dict(fitting, strict=False)
+
+
 def _of(config: TrainConfig, audit: AuditConfig) -> TrainConfig:
     """Return the bundle's configuration with the data and attributes of the audit."""
     private = audit.private or config.privacy.private
@@ -222,6 +251,16 @@ def _of(config: TrainConfig, audit: AuditConfig) -> TrainConfig:
         data_root=audit.data_root or config.data_root,
         privacy=replace(config.privacy, private=private),
     )
+
+
+def _expect_attackable(config: TrainConfig, audit: AuditConfig) -> None:
+    """Refuse an attack that was named and cannot be made; a set of attacks goes without it."""
+    if "unmixing" in audit.named and not config.mixes:
+        raise ConfigError(f"{config.method} does not mix: leave the attack unmixing out")
+    if "rank" in audit.named and config.mixes:
+        raise ConfigError(
+            f"{config.method} sends mixtures, and a mixture is nobody's: leave the attack rank out"
+        )
 
 
 def _together(parts: list[Examples]) -> Examples:

@@ -218,8 +218,8 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
 def _refuse(config: TrainConfig, *, trains: bool) -> None:
     if config.method == "full-edge":
         raise ConfigError("full-edge sends nothing: train it with `eaves train`, on the device")
-    if trains and config.mixes:
+    if trains and config.in_one_place:
         raise ConfigError(
-            "datamix is trained in one place: train it with `eaves train`, where the data may be, "
-            "and take its bundle for `eaves serve` and `eaves infer`"
+            f"{config.method} is trained in one place: train it with `eaves train`, where the data "
+            "may be, and take its bundle for `eaves serve` and `eaves infer`"
         )

@@ -1,6 +1,7 @@
 """From the settings of privacy to what an edge hides, by which noise, and what that proves."""
 
 from collections.abc import Mapping
+from math import prod, sqrt
 from typing import Any
 
 from eaves.experiments.config import TrainConfig
@@ -11,6 +12,7 @@ from eaves.privacy.mechanisms import Mechanism
 from eaves.privacy.sources import Keyed
 
 _ANSWERS = 2**31  # seeds of runs are below it
+_NORMS = 1.5  # times the usual size of what siamese sends: few examples are cut, none goes far
 
 
 def hiding_for(
@@ -55,16 +57,16 @@ def hiding_for(
 def releases(config: TrainConfig) -> int:
     """Return how often each example travels in training, each time with fresh noise.
 
-    With datamix none does; what is counted is one query in use.
+    Where it is in one place none does; what is counted is one query in use.
     """
-    if config.mixes:
+    if config.in_one_place:
         return 1
     return config.copies if config.sends_once else config.cloud_epochs or config.epochs
 
 
 def _mechanism(config: TrainConfig, feature_shape: tuple[int, ...]) -> Mechanism:
     privacy = config.privacy
-    bound = bound_named(privacy.bound, privacy.bound_limit)
+    bound = bound_named(*_bound(config, feature_shape))
     if privacy.epsilon is None:
         scale = 0.0 if privacy.noise == "none" else privacy.noise_scale
         return Mechanism(bound=bound, law=privacy.noise, scale=scale)
@@ -78,6 +80,19 @@ def _mechanism(config: TrainConfig, feature_shape: tuple[int, ...]) -> Mechanism
         releases=releases(config),
     )
     return Mechanism(bound=bound, law=privacy.noise, scale=scale)
+
+
+def _bound(config: TrainConfig, feature_shape: tuple[int, ...]) -> tuple[str, float]:
+    """Return name and limit of the bound."""
+    name, limit = config.privacy.bound, config.privacy.bound_limit
+    if name == "auto":
+        name = "l2" if config.tunes else "tanh"
+    if limit is not None:
+        return name, limit
+    if not config.tunes:
+        return name, 1.0
+    reach = {"l2": sqrt(prod(feature_shape)), "l1": prod(feature_shape)}
+    return name, _NORMS * reach.get(name, 2.0)
 
 
 def privacy_facts(
@@ -95,7 +110,7 @@ def privacy_facts(
     }
     return {
         "private": list(hiding.attributes),
-        "bound": config.privacy.bound,
+        "bound": _bound(config, feature_shape)[0],
         "noise": hiding.mechanism.law,
         "scale": hiding.mechanism.scale,
         "values": release.values,
@@ -108,7 +123,7 @@ def privacy_facts(
             releases=sent,
             delta=delta,
             source=hiding.source.about,
-            labels_sent=not config.mixes,
+            labels_sent=not config.in_one_place,
         ),
     }
 

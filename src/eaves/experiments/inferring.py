@@ -10,17 +10,18 @@ from typing import Any, final
 
 import torch
 
-from eaves.core.exits import RULES, ExitRule
 from eaves.core.rates import Rate
+from eaves.core.rules import ExitRule, name_of
 from eaves.data.batches import batches
 from eaves.errors import ConfigError
-from eaves.experiments.answering import Answerer, Answers, Cloud, FarCloud, Policy
+from eaves.experiments.answering import Answerer, Cloud, FarCloud
 from eaves.experiments.calibrating import NAME, read_rule
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, edge_job
-from eaves.experiments.netconfig import InferConfig
+from eaves.experiments.netconfig import InferConfig, given_rule
 from eaves.network.asking import CloudClient
 from eaves.network.channel import Target
+from eaves.network.waiting import Answers, Policy
 from eaves.runtime.process import set_up
 
 
@@ -105,7 +106,7 @@ def infer(
     rule = rule_of(config, origin.bundle)
     job, _ = edge_job(origin, trains=False)
     record = InferRecord(
-        rule=None if rule is None else _name_of(rule),
+        rule=None if rule is None else name_of(rule),
         threshold=None if rule is None else rule.threshold,
     )
     with ExitStack() as stack:
@@ -143,12 +144,6 @@ def rule_of(config: InferConfig, bundle: Path) -> ExitRule | None:
         ConfigError: a rule without a threshold, or the reverse.
         StateError: the bundle's rule is damaged, or of another bundle.
     """
-    if (config.rule is None) != (config.threshold is None):
-        raise ConfigError("give --rule and --threshold together, or neither for the bundle's own")
-    if config.rule is not None and config.threshold is not None:
-        return RULES[config.rule](threshold=config.threshold)
+    if (rule := given_rule(config)) is not None:
+        return rule
     return read_rule(bundle).rule if (bundle / NAME).exists() else None
-
-
-def _name_of(rule: ExitRule) -> str:
-    return next(name for name, kind in RULES.items() if isinstance(rule, kind))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from eaves.core.rules import RULES as RULE_KINDS
+from eaves.core.rules import ExitRule
 from eaves.errors import ConfigError
 from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
 
@@ -190,6 +192,19 @@ class InferConfig:
         _check_access(self)
         if self.cloud is not None:
             _check_edge(self.cloud, self.name)
+
+
+def given_rule(config: InferConfig) -> ExitRule | None:
+    """Return the rule of the flags; None where they have none.
+
+    Raises:
+        ConfigError: a rule without a threshold, or the reverse.
+    """
+    if (config.rule is None) != (config.threshold is None):
+        raise ConfigError("give --rule and --threshold together, or neither for the bundle's own")
+    if config.rule is None or config.threshold is None:
+        return None
+    return RULE_KINDS[config.rule](threshold=config.threshold)
 
 
 PREFIXES: Final[dict[type[ServeConfig | AgentConfig | InferConfig], str]] = {

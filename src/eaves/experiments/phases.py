@@ -3,6 +3,7 @@
 =============  =======================================================================
 every epoch    ``edge``: the edge trains alone (methods that hide);
                ``train``: edge and cloud at once
+one place      the lessons of the method's course, such as ``train``, ``tune``, ``fit``, ``adapt``
 once           ``edge``: the edge trains alone (not full-cloud);
                ``send``: every example travels, and the cloud learns from it as it comes;
                ``cloud``: the cloud learns on from its store
@@ -23,6 +24,7 @@ from eaves.core.roles import Batch, CloudLearner, EdgeLearner, Losses, Upload
 from eaves.data.augment import augment_named, crop_flip
 from eaves.data.batches import batches
 from eaves.experiments.build import Job
+from eaves.methods.setup import Lesson
 from eaves.runtime.meters import Totals
 from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.replay import replay
@@ -60,6 +62,8 @@ class EdgePhase:
 def edge_phases(job: Job) -> list[EdgePhase]:
     """Return the phases that an edge takes part in, in order; in the last it sends."""
     config, method = job.config, job.method
+    if method.course:
+        return [_of_course(job, lesson) for lesson in method.course]
     sender = method.sender or method.edge
     alone = EdgePhase(
         name="edge", edge=method.edge, augments=_augments(job, job.edge_steps), steps=job.edge_steps
@@ -74,6 +78,16 @@ def edge_phases(job: Job) -> list[EdgePhase]:
     steps = job.cloud_steps
     sends = EdgePhase(name="train", edge=edge, augments=_augments(job, steps), steps=steps)
     return [alone, sends] if method.edge_first else [sends]
+
+
+def _of_course(job: Job, lesson: Lesson) -> EdgePhase:
+    augments = _augments(job, lesson.steps)
+    return EdgePhase(
+        name=lesson.name,
+        edge=lesson.learner,
+        augments=augments if lesson.augmented else ["none"] * len(augments),
+        steps=lesson.steps,
+    )
 
 
 def phases_of(job: Job, store: Store | None) -> list[Phase]:

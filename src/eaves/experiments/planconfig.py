@@ -44,7 +44,7 @@ class ProfileConfig:
     exit: str | None = None
     """Head that answers on the edge: conv (the default), linear or mlp."""
     batch_size: int | None = None
-    """Examples in a batch; 128 by default."""
+    """Examples in a batch; 128 by default, 1 as on a phone."""
     precision: str | None = None
     """fp32 (the default), or bf16 autocast."""
     device: str = "auto"
@@ -62,7 +62,7 @@ class ProfileConfig:
             expect_choice(self, "exit", ("conv", "linear", "mlp"))
         if self.precision is not None:
             expect_choice(self, "precision", CHOICES["precision"])
-        for name, least in (("batch_size", 2), ("classes", 2)):
+        for name, least in (("batch_size", 1), ("classes", 2)):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, least)
         expect_at_least(self, "threads", 1)
@@ -127,6 +127,38 @@ def parse_shape(text: str) -> tuple[int, int, int]:
         raise ConfigError(f"expected --input as CxHxW, as in 3x32x32, got {text!r}")
     channels, height, width = map(int, sides)
     return channels, height, width
+
+
+def parse_watts(text: str) -> Power:
+    """Read BUSY/IDLE.
+
+    >>> parse_watts("10/2")
+    Power(busy_w=10.0, idle_w=2.0)
+    """
+    busy, _, idle = text.partition("/")
+    try:
+        return Power(busy_w=float(busy), idle_w=float(idle))
+    except ValueError as error:
+        raise ConfigError(f"expected --watts as BUSY/IDLE, as in 10/2: {error}") from error
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """What the table of `eaves profile` says of the device, besides what was measured."""
+
+    components: int = 8
+    """Siamese: numbers sent for each input, in the table of the device."""
+    watts: str | None = None
+    """What the device draws at work and at rest, as in 10/2, for the energy of an input."""
+
+    def __post_init__(self) -> None:
+        expect_at_least(self, "components", 1)
+        self.power()
+
+    def power(self) -> Power | None:
+        """Return the watts, where they are known."""
+        return None if self.watts is None else parse_watts(self.watts)
 
 
 @final
@@ -250,11 +282,7 @@ class PlanConfig:
         """Return the watts of the edge, where they are known."""
         if self.watts is None:
             return DEVICES[self.edge].power if self.edge in DEVICES else None
-        busy, _, idle = self.watts.partition("/")
-        try:
-            return Power(busy_w=float(busy), idle_w=float(idle))
-        except ValueError as error:
-            raise ConfigError(f"expected --watts as BUSY/IDLE, as in 10/2: {error}") from error
+        return parse_watts(self.watts)
 
     def limits(self) -> Limits:
         """Return the limits in SI units."""

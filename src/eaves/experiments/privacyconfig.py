@@ -9,7 +9,7 @@ from typing import final
 from eaves.errors import ConfigError
 from eaves.experiments.settings import expect_between, expect_choice
 
-BOUNDS = ("tanh", "clip", "l1", "l2")
+BOUNDS = ("auto", "tanh", "clip", "l1", "l2")
 LAWS = ("gaussian", "laplace", "none")
 AIMS = ("uniform", "entropy", "reversal")
 UNITS = ("tensor", "element")
@@ -22,15 +22,18 @@ class PrivacyConfig:
 
     private: str = ""
     """Attributes that the cloud shall not learn, with commas between: Male or Male,Young. Needed by
-    priphit, nopeek, disco and deepobfuscator; their labels stay on the edge."""
-    bound: str = "tanh"
-    """How features are bounded before noise: tanh, clip (each value), l1 or l2 (their norm)."""
-    bound_limit: float = 1.0
-    """The limit of clip, l1 and l2."""
+    priphit, nopeek, disco and deepobfuscator, and by audits; their labels stay on the edge."""
+    bound: str = "auto"
+    """How features are bounded before noise: tanh, clip (each value), l1 or l2 (their norm); auto:
+    l2 for siamese, tanh for all others."""
+    bound_limit: float | None = None
+    """The limit of the bound; by default 1, for siamese 1.5 times the root mean square of the norm
+    of what is sent."""
     noise: str = "gaussian"
     """Noise on what is sent, in training and in inference: gaussian, laplace or none."""
     noise_scale: float = 1.0
-    """Standard deviation of gaussian noise, parameter b of laplace; tanh keeps features in ±1."""
+    """Standard deviation of gaussian noise, parameter b of laplace; tanh keeps features in ±1,
+    those of siamese have a mean variance of 1."""
     epsilon: float | None = None
     """Choose the noise for this epsilon, over all releases of an example in training."""
     epsilon_unit: str = "tensor"

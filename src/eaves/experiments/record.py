@@ -26,6 +26,7 @@ class RunRecord:
     net: str
     cut: str | None
     data: str
+    """As the set calls itself: one that was made up says so."""
     codec: str | None
     link: str
     send: str
@@ -68,7 +69,7 @@ def record_of(
         method=config.method,
         net=config.net,
         cut=job.cut,
-        data=config.data,
+        data=job.dataset.name,
         codec=job.wire.codec.name if sends else None,
         link=config.link,
         send="once" if config.sends_once else "every-epoch",

@@ -17,6 +17,7 @@ from eaves.experiments.evaluate import evaluate
 from eaves.experiments.phases import Phase, phases_of
 from eaves.experiments.position import Position, begin, restore, save
 from eaves.experiments.record import RunRecord, record_of, write_record
+from eaves.experiments.start import start
 from eaves.runtime.process import set_up
 from eaves.runtime.store import Store
 from eaves.runtime.traffic import Progress, Snapshot
@@ -64,6 +65,8 @@ def run(
         config = replace(config, net=f"own:{type(net).__name__}")
     set_up(config.threads)
     job = build_job(config, net)
+    if config.siamese.start is not None and config.tunes and not resume:
+        start(job, config.siamese.start)
     position = restore(job) if resume else begin(job)
     with _store(job, position) as store:
         phases = phases_of(job, store)

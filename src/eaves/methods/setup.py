@@ -78,6 +78,24 @@ class Mixed:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How features are tuned to the task by pairs, and how many numbers are left of them."""
+
+    steps: Mapping[str, int]
+    """Of the lessons ``train``, ``tune``, ``fit`` and ``adapt``; 0: left out."""
+    rate: float = 0.1
+    """Learning rate of ``tune`` and ``adapt``, as a part of that of ``train``."""
+    pairs: str = "random"
+    """A key of :data:`eaves.methods.siamese.CONTRASTS`."""
+    margin: float = 10.0
+    weight: float = 0.01
+    """Of the pairs, against the task."""
+    components: int = 8
+    """Numbers that are sent; 0: all features."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """The choices that a method is built from. ``normalise`` becomes the first layer of all."""
 
@@ -93,6 +111,7 @@ class Setup:
     device: torch.device
     hiding: Hiding | None = None
     mixed: Mixed | None = None
+    tuning: Tuning | None = None
 
     def split(self, net: StagedNet | None = None) -> SplitNet:
         """Divide the net, with the bottleneck if one is wanted; the edge part takes raw inputs.
@@ -110,6 +129,8 @@ class Setup:
         """Return the shape, without the batch, of what crosses the cut."""
         if self.cut == INPUT:
             return self.input_shape
+        if self.tuning is not None and self.tuning.components:
+            return (self.tuning.components,)
         shape = output_shape(split_at(self.net, self.cut).edge, self.input_shape)
         if self.bottleneck is None:
             return shape
@@ -119,6 +140,17 @@ class Setup:
     def whole(self) -> nn.Module:
         """Return the whole net on raw inputs."""
         return nn.Sequential(self.normalise, self.net)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Steps of one learner, as a part of training in one place."""
+
+    name: str
+    learner: EdgeLearner
+    steps: int
+    augmented: bool = True
 
 
 @final
@@ -134,6 +166,9 @@ class Method:
     cloud_modules: Mapping[str, nn.Module]
     sender: EdgeLearner | None = None
     """The edge that sends what it has learnt to, where the method can send once."""
+    course: tuple[Lesson, ...] = ()
+    """The lessons of a method that is trained in one place, one after the other; they share the
+    state of ``edge``. Empty: ``edge`` learns from first to last."""
     edge_first: bool = False
     """The edge learns alone, before anything is sent."""
     shield: Shield = field(default_factory=Open)

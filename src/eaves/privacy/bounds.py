@@ -47,6 +47,8 @@ class Reach:
 class Bound(ABC):
     """What keeps the features of any input within limits; differentiable."""
 
+    limit: float
+
     @abstractmethod
     def apply(self, z: Tensor) -> Tensor:
         """Return features (B, ...) within the bound: float64 as such, all others as float32."""

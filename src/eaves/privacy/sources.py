@@ -12,19 +12,17 @@ from collections.abc import Sequence
 from math import log, prod
 from typing import NoReturn, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from eaves.errors import ConfigError, StateError
+from eaves.privacy.stream import COUNTER_BYTES, KEY_BYTES, signed_uniforms
 
-KEY_BYTES = 32
 LARGEST_NORMAL = 8.38
 """No standard normal value of :class:`Keyed` is larger: -Phi^-1(2^-55) = 8.374."""
 LARGEST_LAPLACE = 54 * log(2)
 """No Laplace value of :class:`Keyed` of scale 1 is larger: -ln(2^-54) = 37.43."""
 
-_COUNTER_BYTES = 8
 _ORIGINS = ("a key that was handed in", "a secret key of this device", "a key made from a seed")
 _HANDED, _SECRET, _SEEDED = range(3)
 
@@ -146,7 +144,7 @@ class Keyed(Source):
 
     def state(self) -> Tensor:
         """Return key and position as uint8 (41,). It is as secret as the key: keep it here."""
-        facts = self._calls.to_bytes(_COUNTER_BYTES, "big") + bytes([self._origin])
+        facts = self._calls.to_bytes(COUNTER_BYTES, "big") + bytes([self._origin])
         return torch.frombuffer(bytearray(self._key + facts), dtype=torch.uint8)
 
     def load_state(self, state: Tensor) -> None:
@@ -155,7 +153,7 @@ class Keyed(Source):
         Raises:
             StateError: it is not what :meth:`state` returned.
         """
-        expected = KEY_BYTES + _COUNTER_BYTES + 1
+        expected = KEY_BYTES + COUNTER_BYTES + 1
         if state.dtype != torch.uint8 or state.shape != (expected,):
             raise StateError(
                 f"expected the state of a noise source, uint8 ({expected},), "
@@ -173,12 +171,7 @@ class Keyed(Source):
     def _draw(self, shape: Sequence[int], salt: bytes) -> tuple[Tensor, Tensor]:
         """Return signs and uniforms in (0, 1/2], float64 (N,), and move on by one call."""
         with self._taking:
-            position = self._calls.to_bytes(_COUNTER_BYTES, "big")
+            call = self._calls
             self._calls += 1
-        stream = hashlib.shake_256(self._key + position + salt)
-        words_N = np.frombuffer(bytearray(stream.digest(8 * prod(shape))), "<u8")
-        u_N = (words_N >> np.uint64(11)).astype(np.float64)
-        u_N += 0.5
-        u_N *= 2.0**-54
-        sign_N = 1.0 - 2.0 * (words_N & np.uint64(1))
+        sign_N, u_N = signed_uniforms(self._key, call, prod(shape), salt=salt)
         return torch.from_numpy(sign_N), torch.from_numpy(u_N)

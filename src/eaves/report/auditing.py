@@ -17,6 +17,8 @@ from eaves.report.signals import interruptible
 from eaves.report.stdout import console
 from eaves.report.verdicts import (
     ATTACK_HEADS,
+    RANK_CAPTION,
+    RANK_HEADS,
     REBUILT_HEADS,
     UNMIXED_CAPTION,
     UNMIXED_HEADS,
@@ -25,6 +27,8 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    rank_rows,
+    rank_text,
     rebuilt_rows,
     statement_of,
     subject_text,
@@ -90,6 +94,10 @@ def print_audit(record: Record, out: Console) -> None:
     """Print the tables of each attribute, what they come to, and the noise statement."""
     if record.get("mixtures"):
         out.print(unmixed_table(record["mixtures"]))
+    if identity := record.get("identity"):
+        out.print(rank_table(identity))
+    if whose := rank_text(record.get("identity"), record["subject"]["method"]):
+        out.out(whose, highlight=False)
     for attribute, found in record["attributes"].items():
         out.print(attack_table(attribute, found, record["subject"]))
         if found["reconstructions"]:
@@ -127,6 +135,11 @@ def unmixed_table(mixtures: Sequence[Record]) -> Table:
     return _table(
         "Who takes mixtures apart", UNMIXED_CAPTION, UNMIXED_HEADS, unmixed_rows(mixtures)
     )
+
+
+def rank_table(identity: Record) -> Table:
+    """Return where the right candidates were found among all."""
+    return _table("Whose it is", RANK_CAPTION, RANK_HEADS, rank_rows(identity))
 
 
 def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eaves.data.load import DATASETS, dataset_table, load_dataset
+from eaves.data.load import DATASETS, dataset_table, load_dataset, make_synthetic
 from eaves.experiments.cuts import cut_facts
 from eaves.nets.build import NETS, NetEntry, build_net
 from eaves.report.stdout import console, plain_table, print_lines
@@ -25,7 +25,7 @@ def show_nets(*, as_json: bool) -> int:
         )
     table = plain_table("net", "parameters", "stem", "images from", "about")
     for name, entry in NETS.items():
-        side = f"{entry.smallest_side}x{entry.smallest_side}"
+        side = "x".join(map(str, entry.smallest))
         stems = " or ".join(entry.stems) or "-"
         table.add_row(name, f"{parameters[name]:,}", stems, side, entry.about)
     table.caption = (
@@ -85,8 +85,10 @@ def show_data(root: Path | None, *, as_json: bool) -> int:
     return 0
 
 
-def fetch_data(name: str, root: Path | None, *, download: bool) -> int:
-    """Check that a data set is whole, downloading it first if asked; print what it holds."""
+def fetch_data(name: str, root: Path | None, *, download: bool, synthetic: bool) -> int:
+    """Check that a data set is whole, downloaded or made up first if asked; print what it holds."""
+    if synthetic:
+        make_synthetic(name, root=root)
     dataset = load_dataset(name, root=root, download=download)
     shape = "x".join(map(str, dataset.train.input_shape))
     terms = DATASETS[name.partition(":")[0]].terms

@@ -1,9 +1,9 @@
-"""Figures of a plan: time and memory of each way, and the Pareto front."""
+"""Figures: of a plan, time and memory of each way and the Pareto front; of the rank measure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eaves.errors import ConfigError
 from eaves.planner.search import Plan, Verdict, held_bytes
@@ -131,6 +131,74 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not found or point[1] < found[-1][1]:
             found.append(point)
     return found
+
+
+def rank_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> None:
+    """Draw accuracy, and whose it is, against the noise into ``path``: .png, .pdf or .svg.
+
+    Each row has the variance of the noise on each value as ``noise``, the signal-to-noise ratio
+    ``snr_db`` (None without noise), ``accuracy``, ``privacy`` (the mean rank over the number of
+    candidates), ``log_rank`` and ``at_rank_1``, each a number or a value with its interval as in a
+    record, and ``chance``, that of ``privacy``.
+
+    Raises:
+        ConfigError: no rows, another ending, or matplotlib is not installed.
+        StorageError: the disk is full or refuses.
+    """
+    expect_figure(path)
+    if not rows:
+        raise ConfigError("expected rows to draw, got none; measure at one noise at least")
+    from matplotlib.figure import Figure
+
+    rows = sorted(rows, key=lambda row: float(row["noise"]))
+    figure = Figure(figsize=(7, 6.5), layout="constrained")
+    accuracy, rank = figure.subplots(2, 1, sharex=True)
+    _draw_measured(accuracy, rows, "accuracy", _EDGE, "task accuracy")
+    _draw_measured(rank, rows, "privacy", _LINK, "mean rank / candidates")
+    _draw_measured(rank, rows, "log_rank", _CLOUD, "mean log rank / log of the last")
+    _draw_measured(rank, rows, "at_rank_1", _OTHER, "found first, share")
+    chances = [float(row["chance"]) for row in rows]
+    rank.plot(_noises(rows), chances, "k--", linewidth=1, label="mean rank by chance")
+    rank.set_ylim(-0.02, 1.02)
+    rank.set_xlabel("variance of the noise on each value")
+    _mark_ratios(accuracy, rows)
+    for axes in (accuracy, rank):
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def _noises(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [float(row["noise"]) for row in rows]
+
+
+def _draw_measured(
+    axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, colour: str, label: str
+) -> None:
+    """Draw a line through one figure of all rows, with a band where they have intervals."""
+    found = [row[name] for row in rows]
+    ends = [
+        (one["value"], one["low"], one["high"]) if isinstance(one, Mapping) else (one, one, one)
+        for one in found
+    ]
+    values, lows, highs = zip(*ends, strict=True)
+    axes.plot(_noises(rows), values, "o-", color=colour, markersize=4, label=label)
+    axes.fill_between(_noises(rows), lows, highs, color=colour, alpha=0.2, linewidth=0)
+
+
+def _mark_ratios(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """Let the axis below be logarithmic, 0 included, and write the ratios above."""
+    noises = _noises(rows)
+    least = min((noise for noise in noises if noise), default=1.0)
+    axes.set_xscale("symlog", linthresh=least)
+    axes.set_xlim(least / 1.5 if noises[0] else -least / 5, 1.5 * max(*noises, least))
+    above = axes.twiny()
+    above.set_xscale("symlog", linthresh=least)
+    above.set_xlim(axes.get_xlim())
+    ratios = ["none" if row["snr_db"] is None else f"{row['snr_db']:.1f}" for row in rows]
+    above.set_xticks(noises, ratios, fontsize=7, rotation=45)
+    above.minorticks_off()
+    above.set_xlabel("signal-to-noise ratio, dB")
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -12,16 +12,17 @@ from eaves.core.rates import Rate
 from eaves.core.units import bytes_text
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.access import target_of
-from eaves.experiments.answering import Beside, Cloud, CloudLate, FarCloud
+from eaves.experiments.answering import Beside, Cloud, FarCloud
 from eaves.experiments.calibrating import Target, choose, score, write_rule
 from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin
 from eaves.experiments.inferring import Answered, InferRecord, infer
 from eaves.experiments.netconfig import InferConfig
 from eaves.network.asking import CloudClient
+from eaves.network.waiting import CloudLate
 from eaves.report.calibration import calibration_json, calibration_table, draw_calibration
 from eaves.report.figures import expect_figure
 from eaves.report.serving import with_data
-from eaves.report.stdout import console, plain_table
+from eaves.report.stdout import ANSWERED_BY, console, plain_table
 
 
 def show_infer(
@@ -59,17 +60,11 @@ def _print_answers(event: Answered, printed: Console) -> None:
 
 
 def _print_record(record: InferRecord, printed: Console) -> None:
-    words = {
-        "exit": "the exit, on the edge",
-        "cloud": "the cloud",
-        "exit-late": "the exit, because the cloud did not answer in time",
-        "none": "nobody: the cloud did not answer, and there is no exit",
-    }
     table = plain_table("answered by", "examples", "share %", "accuracy %")
-    for who in (who for who in words if record.by[who]):
+    for who in (who for who in ANSWERED_BY if record.by[who]):
         share = 100 * record.by[who] / record.examples
         table.add_row(
-            words[who], f"{record.by[who]:,}", f"{share:.1f}", _percent(record.accuracy(who))
+            ANSWERED_BY[who], f"{record.by[who]:,}", f"{share:.1f}", _percent(record.accuracy(who))
         )
     table.add_row("all", f"{record.examples:,}", "100.0", _percent(record.accuracy()))
     printed.print(table)

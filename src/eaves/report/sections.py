@@ -13,6 +13,8 @@ from eaves.report.tables import rate_text
 from eaves.report.tradeoff import Point
 from eaves.report.verdicts import (
     ATTACK_HEADS,
+    RANK_CAPTION,
+    RANK_HEADS,
     REBUILT_HEADS,
     UNMIXED_CAPTION,
     UNMIXED_HEADS,
@@ -21,6 +23,8 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    rank_rows,
+    rank_text,
     rebuilt_rows,
     statement_of,
     subject_text,
@@ -156,6 +160,7 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
             _table(UNMIXED_HEADS, unmixed_rows(mixtures)),
         ]
         parts += mixture_parts(run) if gallery else []
+    parts += _whose(run.audit.get("identity"), subject["method"])
     for attribute, found in run.audit["attributes"].items():
         sound = found["control"] is None or found["control"]["sound"]
         parts += [
@@ -170,6 +175,15 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
                 _table(REBUILT_HEADS, rebuilt_rows(found)),
             ]
             parts += gallery_parts(run, attribute, found) if gallery else []
+    return parts
+
+
+def _whose(identity: Record | None, method: str) -> list[Html]:
+    """Return the rank measure; nothing where it was not asked for, as in earlier audits."""
+    said = rank_text(identity, method)
+    parts = [words("h3", "Whose it is"), words("p", said, "verdict")] if said else []
+    if identity is not None:
+        parts += [_table(RANK_HEADS, rank_rows(identity)), words("p", RANK_CAPTION)]
     return parts
 
 

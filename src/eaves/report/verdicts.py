@@ -45,6 +45,13 @@ UNMIXED_CAPTION = (
     "noise. by chance: with those of another group. ± half a 95 % interval over groups. Attacks on "
     "attributes suppose that mixtures were taken apart without a fault."
 )
+RANK_HEADS = ("whose it is", "measured", "by chance")
+RANK_CAPTION = (
+    "What was sent is held against the features of all candidates, before any noise, and the place "
+    "of the right one is noted. ± half a 95 % interval. It depends on the signal-to-noise ratio: "
+    "compare at equal ones. Coinciding features raise it, whatever the noise. It is no bound, and "
+    "says nothing about differential privacy."
+)
 KINDS = {"sent": "from what is sent", "before_noise": "before the noise"}
 """What images are rebuilt from, in the order in which it is shown."""
 _BESIDE = {"nothing": "nobody: mixtures as they are", "oracle": "who knows the coefficients"}
@@ -100,6 +107,54 @@ def _unmixed_cells(unmixed: Record) -> tuple[str, ...]:
         f"{unmixed['effort']['known']:,}",
         seconds_text(unmixed["effort"]["time_s"]),
     )
+
+
+def rank_rows(identity: Record) -> list[Row]:
+    """Return a line for each figure of the rank measure, then what they depend on."""
+    first, best = identity["at_rank_1_chance"], identity["in_best_chance"]
+    cells = (
+        (
+            f"mean rank / {identity['candidates']:,}",
+            _score(identity["privacy"], 3),
+            f"{identity['chance']:.3f}",
+        ),
+        (
+            "mean log rank / log of the last",
+            _score(identity["log_rank"], 3),
+            f"{identity['log_rank_chance']:.3f}",
+        ),
+        ("found first %", rate_text(identity["at_rank_1"]), f"{100 * first:.2g}"),
+        (f"in the best {100 * best:.2g} %", rate_text(identity["in_best"]), f"{100 * best:.2g}"),
+        ("features that coincide %", rate_text(identity["ties"]), "-"),
+        ("signal / noise", _ratio_text(identity), "-"),
+    )
+    return [Row(cells=line, beside=number >= 4) for number, line in enumerate(cells)]
+
+
+def _ratio_text(identity: Record) -> str:
+    if identity["snr"] is None:
+        return "no noise"
+    if identity["snr_db"] is None:
+        return "no signal"
+    return f"{identity['snr']:.3g} = {identity['snr_db']:.1f} dB"
+
+
+def rank_text(identity: Record | None, method: str) -> str:
+    """Return what the rank measure comes to, in a sentence or two; empty where nobody asked."""
+    if identity is None:
+        mixed = (
+            "Whose it is was not measured: what is sent are mixtures, and a mixture is nobody's."
+        )
+        return mixed if method == "datamix" else ""
+    n = identity["candidates"]
+    text = (
+        f"Of {n:,} candidates the right one is at place {n * identity['privacy']['value']:,.1f} on "
+        f"average, by chance at {n * identity['chance']:,.1f}; it is the first in "
+        f"{_rate(identity['at_rank_1'])} (n = {identity['at_rank_1']['n']:,})."
+    )
+    if identity["beats_chance"]:
+        return text
+    return f"{text} That does not differ from chance: this attack failed. Others may not."
 
 
 def attack_name(finding: Record) -> str:
@@ -243,6 +298,8 @@ def statement_of(method: str, privacy: Record | None) -> list[str]:
         return [str(sentence) for sentence in privacy["statement"]]
     if method == "datamix":
         last = "Mixing is no guarantee: see who takes mixtures apart. No task labels are sent."
+    elif method == "siamese":
+        last = "Tuning and projecting features is no guarantee. No task labels are sent."
     else:
         last = "Task labels are sent in the clear."
     return [

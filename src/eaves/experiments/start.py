@@ -1,0 +1,73 @@
+"""Training that begins with the weights of a net that already works."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from eaves.errors import ConfigError
+from eaves.experiments.build import Job
+from eaves.experiments.bundle import read_weights
+from eaves.experiments.halves import open_origin
+
+_WHERE: dict[str, Mapping[str, str]] = {
+    "full-edge": {"edge.": ""},
+    "full-cloud": {"cloud.": ""},
+    "hierarchical": {"edge.": "", "cloud.": "1."},
+    "split": {"edge.": "", "cloud.": "1."},
+    "siamese": {"edge.0.": "", "cloud.1.": "1.", "cloud.0.": "1."},
+}
+"""Methods whose nets are whole, and what their bundles call normalisation (0.) and stages (1.)."""
+
+
+def start(job: Job, source: Path) -> None:
+    """Give the net of ``job``, a run of siamese, the weights in ``source``, wherever that was cut.
+
+    Raises:
+        ConfigError: no bundle of a whole net, or of another net.
+        StateError: the bundle is damaged.
+    """
+    weights = whole_weights(source)
+    edge, cloud = (
+        modules[side]
+        for side, modules in (
+            ("edge", job.method.edge_modules),
+            ("cloud", job.method.cloud_modules),
+        )
+    )
+    assert isinstance(edge, nn.Sequential)
+    assert isinstance(cloud, nn.Sequential)
+    for part, prefix in ((edge[0], ""), (cloud[-1], "1.")):
+        wanted = part.state_dict()
+        found = {name: weights.get(prefix + name) for name in wanted}
+        for name, value in found.items():
+            if value is None or value.shape != wanted[name].shape:
+                raise ConfigError(
+                    f"expected --start with a bundle of the net {job.config.net} for these data; "
+                    f"that in {source} {'lacks' if value is None else 'has another'} {name}"
+                )
+        part.load_state_dict(found)
+
+
+def whole_weights(source: Path) -> dict[str, Tensor]:
+    """Return the weights of both halves of a bundle, by the names that the whole net has for them.
+
+    Raises:
+        ConfigError: there is no bundle, or none of a whole net.
+        StateError: the bundle is damaged.
+    """
+    origin = open_origin(source)
+    method = origin.config.method
+    if origin.bundle is None or method not in _WHERE or origin.config.bottleneck is not None:
+        what = "a configuration" if origin.bundle is None else f"a bundle of {method}"
+        raise ConfigError(
+            f"expected --start with a bundle of {', '.join(_WHERE)} without a bottleneck, got "
+            f"{what} in {source}"
+        )
+    renamed: dict[str, Tensor] = {}
+    for side in {prefix.partition(".")[0] for prefix in _WHERE[method]}:
+        for name, value in read_weights(origin.bundle, side).items():
+            for prefix, instead in _WHERE[method].items():
+                if name.startswith(prefix):
+                    renamed[instead + name.removeprefix(prefix)] = value
+    return renamed
