@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def row(variance: float, ranking: Ranking, accuracy: Rate) -> dict[str, Any]:
-    return {"noise": variance, "accuracy": accuracy.as_json(), **ranking.as_json()}
+    return {**ranking.as_json(), "accuracy": accuracy.as_json(), "noise": variance}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -43,7 +43,7 @@ the batch, and as much of each value."""
 
 _REFUSED: Final = {
     "full-cloud": "sends its inputs as they are: there is nothing to run on the device",
-    "full-edge": "answers on the edge and sends nothing: there is no features' model to export",
+    "full-edge": "answers on the edge alone: there are no features to send",
     "datamix": "mixes the features of a group with secret coefficients, which no model can hold; "
     "answer with `eaves infer`",
 }

@@ -19,6 +19,7 @@ _LOOKS = {
     "deepobfuscator": ("#CC79A7", "D"),
     "hierarchical": ("#D55E00", "v"),
     "split": ("#56B4E9", "P"),
+    "siamese": ("#F0E442", "*"),
 }
 _OTHER = ("#000000", "X")
 _GREY = "#777777"
