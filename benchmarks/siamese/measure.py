@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from benchmarks.siamese.rows import Row, rows
+from benchmarks.siamese.rows import EMBEDDINGS, Row, rows
 
 from eaves.audit.attribute import attack
 from eaves.audit.findings import Finding, Reading, Verdict
@@ -184,12 +184,14 @@ def table(facts: list[Facts]) -> Iterator[str]:
     """Yield the rows as Markdown: means over the seeds, and the lowest and highest of them."""
     for subject in dict.fromkeys(fact["subject"] for fact in facts):
         ours = [fact for fact in facts if fact["subject"] == subject]
-        names = list(ours[0]["attributes"])  # of the first seed, which has them all
+        names = list(ours[0]["attributes"])  # with the first seed, all of them
         yield f"\n{subject}, {len({f['seed'] for f in ours})} seeds, n = {ours[0]['task']['n']}\n"
         heads = "".join(f" {name}: best attack % | balanced % |" for name in names)
         yield f"| embedding | numbers | task % |{heads} mean rank / N | bytes |"
         yield f"| --- | --- | --- |{' --- | --- |' * len(names)} --- | --- |"
-        for key in dict.fromkeys((fact["embedding"], fact["components"]) for fact in ours):
+        order = [embedding.name for embedding in EMBEDDINGS]
+        keys = {(fact["embedding"], fact["components"]) for fact in ours}
+        for key in sorted(keys, key=lambda key: (order.index(key[0]), key[1])):
             group = [f for f in ours if (f["embedding"], f["components"]) == key]
             yield line(key, group, names)
         for name in names:

@@ -7,7 +7,7 @@ from eaves.experiments.config import TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.siameseconfig import SiameseConfig
 
-COMPONENTS = (4, 8, 16)
+COMPONENTS = (8, 4, 16)
 SEEDS = (0, 1, 2)
 TUNED_FACES = SiameseConfig(
     pairs="all", tune_epochs=4, tune_rate=0.5, margin=100.0, pair_weight=0.003, adapt_epochs=2
@@ -105,15 +105,16 @@ class Row:
 
 
 def rows(table: str) -> Iterator[Row]:
-    """Return all rows of a table, seed by seed; ablations are made with the first seed alone.
+    """Return all rows of a table: one size with every seed, then the others.
 
-    Activities are measured at one size with the other seeds.
+    Ablations are made with the first seed alone, and activities have no other.
     """
-    for seed in SEEDS:
-        for subject in SUBJECTS[table]:
-            for embedding in EMBEDDINGS if seed == 0 else EMBEDDINGS[:FIVE]:
-                sizes = COMPONENTS if seed == 0 or table == "faces" else (8,)
-                for components in sizes if embedding.reduced else (0,):
-                    yield Row(
-                        subject=subject, embedding=embedding, components=components, seed=seed
-                    )
+    for sizes in (COMPONENTS[:1], COMPONENTS[1:]):
+        for seed in SEEDS if table == "faces" else SEEDS[:1]:
+            for subject in SUBJECTS[table]:
+                for embedding in EMBEDDINGS if seed == 0 else EMBEDDINGS[:FIVE]:
+                    whole = (0,) if sizes == COMPONENTS[:1] else ()
+                    for components in sizes if embedding.reduced else whole:
+                        yield Row(
+                            subject=subject, embedding=embedding, components=components, seed=seed
+                        )

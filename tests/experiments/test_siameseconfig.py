@@ -60,3 +60,13 @@ def test_siamese_hides_where_it_adds_noise_and_sends_nothing_in_training() -> No
     assert TrainConfig(method="datamix").in_one_place
     with pytest.raises(ConfigError, match="--send once is for"):
         replace(BASE, send="once")
+
+
+def test_a_run_without_a_lesson_is_refused() -> None:
+    none = SiameseConfig(start=Path("before"), tune_epochs=0, adapt_epochs=0, components=0)
+    quiet = PrivacyConfig(noise="none")
+    with pytest.raises(ConfigError, match="there is nothing to do"):
+        replace(BASE, siamese=none, privacy=quiet)
+    replace(BASE, siamese=none)  # there is noise, whose scale has to be found
+    replace(BASE, siamese=replace(none, components=2), privacy=quiet)
+    replace(BASE, siamese=replace(none, start=None), privacy=quiet)

@@ -153,6 +153,7 @@ class TrainConfig:
         self._check_bottleneck()
         self._check_combinations()
         self._check_hiding()
+        self._check_tuning()
         self.link_spec()
 
     def _check_combinations(self) -> None:
@@ -186,6 +187,15 @@ class TrainConfig:
             raise ConfigError(
                 f"--keep-training is for --send every-epoch and {', '.join(HIDING)}: with one "
                 "release of each example there is nothing to go on learning for"
+            )
+
+    def _check_tuning(self) -> None:
+        wanted = self.siamese
+        lessons = wanted.tune_epochs or wanted.adapt_epochs or wanted.components or self.hides
+        if self.tunes and wanted.start is not None and not lessons:
+            raise ConfigError(
+                "with --start, no tuning, no adapting, no components and no noise there is nothing "
+                "to do: the net would stay as it is"
             )
 
     @property
