@@ -215,8 +215,10 @@ def line(key: tuple[str, int], group: list[Facts], names: list[str]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Return the mean in %, with the lowest and the highest."""
+    """Return the mean in %, with the lowest and the highest where there are several."""
     low, high = min(values), max(values)
+    if len(values) == 1:
+        return f"{100 * low:.1f}"
     return f"{100 * mean(values):.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 

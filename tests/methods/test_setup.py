@@ -24,6 +24,7 @@ from eaves.methods.setup import (
     Method,
     Mixed,
     Setup,
+    Tuning,
     classify,
     share_right,
 )
@@ -74,6 +75,9 @@ def _method(name: str) -> Method:
     if name == "datamix":
         mixed = Mixed(law=MixingLaw(group=2), source=Keyed.from_seed(3))
         setup = replace(setup, mixed=mixed)
+    if name == "siamese":
+        steps = {"train": 10, "tune": 10, "fit": 2, "adapt": 10}
+        setup = replace(setup, tuning=Tuning(steps=steps, components=3))
     return METHODS[name](setup)
 
 
@@ -173,7 +177,7 @@ def test_an_upload_is_features_and_labels_without_a_gradient(name: str) -> None:
 def test_a_cloud_step_leaves_the_upload_as_it_came(name: str) -> None:
     method = _method(name)
     if method.cloud is None:
-        assert name in ("full-edge", "datamix")
+        assert name in ("full-edge", "datamix", "siamese")
         return
     upload, _ = _sending(method).step(_batch(0))
     assert upload is not None
@@ -239,7 +243,7 @@ def test_the_sides_share_nothing_and_train_what_they_show(name: str) -> None:
     trained = [
         learner.part.modules if learner.part else nn.ModuleDict() for learner in _learners(method)
     ]
-    if name == "datamix":  # trained in one place
+    if name in ("datamix", "siamese"):  # trained in one place
         edge, cloud = edge | cloud, set()
     assert _weights(trained[:1]) == edge
     assert _weights(trained[1:]) == cloud

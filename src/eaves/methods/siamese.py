@@ -96,20 +96,25 @@ def _contrast(squared_N: Tensor, alike_N: Tensor, margin: float) -> Tensor:
 
 @final
 class Hybrid:
-    """The net in two parts with the projection between them, and what is done to what is sent."""
+    """The net in two parts with the projection between them, and what is done to what is sent.
+
+    Each part has its own copy of the projection, as on two machines.
+    """
 
     def __init__(self, setup: Setup, tuning: Tuning):
         split = setup.split()
         shape = output_shape(split.edge, setup.input_shape)
         self.tuning, self.hiding = tuning, setup.hiding
-        self.projection, self.pca = None, None
+        self.projections: tuple[Projection, ...] = ()
+        self.pca: IncrementalPCA | None = None
         edge: list[nn.Module] = [split.edge]
         cloud: list[nn.Module] = [split.cloud]
         if tuning.components or setup.hiding is not None:
-            self.projection = Projection(shape, tuning.components)
-            self.pca = IncrementalPCA(len(self.projection.mean), tuning.components)
-            edge.append(Project(self.projection))
-            cloud.insert(0, Restore(self.projection))
+            down, up = (Projection(shape, tuning.components) for _ in range(2))
+            self.projections = (down, up)
+            self.pca = IncrementalPCA(len(down.mean), tuning.components)
+            edge.append(Project(down))
+            cloud.insert(0, Restore(up))
         self.features, self.answers = split.edge, split.cloud
         self.edge, self.cloud = nn.Sequential(*edge), nn.Sequential(*cloud)
         modules = {"edge": self.edge, "cloud": self.cloud}
@@ -203,12 +208,12 @@ def tune(hybrid: Hybrid, batch: Batch) -> Losses:
 def fit(hybrid: Hybrid, batch: Batch) -> Losses:
     """Take one batch into account for the principal components; the net stays as it is."""
     assert hybrid.pca is not None
-    assert hybrid.projection is not None
     hybrid.part.modules.eval()
     with torch.no_grad():
         pca = hybrid.pca.update(hybrid.features(batch.inputs.to(hybrid.part.device)))
     if pca.count >= pca.components:
-        hybrid.projection.fit(pca)
+        for projection in hybrid.projections:
+            projection.fit(pca)
     return {}
 
 
