@@ -185,7 +185,8 @@ def table(facts: list[Facts]) -> Iterator[str]:
     for subject in dict.fromkeys(fact["subject"] for fact in facts):
         ours = [fact for fact in facts if fact["subject"] == subject]
         names = list(ours[0]["attributes"])  # with the first seed, all of them
-        yield f"\n{subject}, {len({f['seed'] for f in ours})} seeds, n = {ours[0]['task']['n']}\n"
+        seeds = sorted({fact["seed"] for fact in ours})
+        yield f"\n{subject}, seeds {', '.join(map(str, seeds))}, n = {ours[0]['task']['n']}\n"
         heads = "".join(f" {name}: best attack % | balanced % |" for name in names)
         yield f"| embedding | numbers | task % |{heads} mean rank / N | bytes |"
         yield f"| --- | --- | --- |{' --- | --- |' * len(names)} --- | --- |"
