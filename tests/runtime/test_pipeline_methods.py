@@ -22,7 +22,7 @@ from eaves.core.state import State
 from eaves.errors import DivergedError
 from eaves.experiments.build import METHODS
 from eaves.experiments.config import HIDING
-from eaves.methods.setup import Hiding, Method, Mixed, Setup
+from eaves.methods.setup import Hiding, Method, Mixed, Setup, Tuning
 from eaves.privacy.bounds import Tanh
 from eaves.privacy.mechanisms import Mechanism
 from eaves.privacy.mixing import MixingLaw
@@ -59,6 +59,9 @@ def tiny(name: str) -> Method:
     if name == "datamix":
         mixed = Mixed(law=MixingLaw(group=2), source=Keyed.from_seed(3))
         return METHODS[name](replace(setup, mixed=mixed))
+    if name == "siamese":
+        steps = {"train": STEPS, "tune": 1, "fit": 1, "adapt": 1}
+        setup = replace(setup, tuning=Tuning(steps=steps, components=2))
     if name not in HIDING:
         return METHODS[name](setup)
     hiding = Hiding(
