@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import final
 
+import grpc
 import pytest
 
 from eaves.experiments.config import TrainConfig
@@ -13,8 +16,11 @@ from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run
 from eaves.experiments.serve import ServeProgress, serve
+from eaves.network.asking import CloudClient
 from eaves.network.channel import Target, insecure_target
 from eaves.network.credentials import Gate
+from eaves.network.eaves_pb2 import Answer, Query
+from eaves.network.wire import INFER
 
 
 @final
@@ -58,6 +64,28 @@ class Cloud:
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.ended()
+
+
+@contextmanager
+def asked_of(answer: Callable[[Query], Answer]) -> Iterator[CloudClient]:
+    """Run a service on loopback that answers queries so, and return who asks it."""
+
+    def handle(query: Query, context: grpc.ServicerContext) -> Answer:
+        return answer(query)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        handle, Query.FromString, Answer.SerializeToString
+    )
+    service, _, method = INFER.strip("/").partition("/")
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {method: handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with closing(CloudClient(insecure_target(f"127.0.0.1:{port}", "edge"), "s")) as client:
+        yield client
+    server.stop(None).wait()
 
 
 @pytest.fixture

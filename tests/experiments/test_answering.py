@@ -5,18 +5,17 @@ Dimension key:  B batch   K classes
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from socket import socket
 from threading import Event
 from typing import final
 
-import grpc
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.experiments.conftest import asked_of
 from torch import Tensor
 
 from eaves.codecs.base import decode, parse_codec
@@ -28,7 +27,6 @@ from eaves.network.asking import CloudClient
 from eaves.network.channel import insecure_target
 from eaves.network.eaves_pb2 import Answer, Query
 from eaves.network.waiting import Answers, CloudLate, Patience, Policy
-from eaves.network.wire import INFER
 
 K = 4
 EXACT = parse_codec("fp32")
@@ -260,22 +258,8 @@ def test_a_cloud_beside_answers_as_its_predictor() -> None:
 def served(answer: Callable[[Query], Answer]) -> Iterator[FarCloud]:
     """Run a service that answers queries so, on loopback, and a cloud that asks it."""
 
-    def handle(query: Query, context: grpc.ServicerContext) -> Answer:
-        return answer(query)
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        handle, Query.FromString, Answer.SerializeToString
-    )
-    service, _, method = INFER.strip("/").partition("/")
-    server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with closing(CloudClient(insecure_target(f"127.0.0.1:{port}", "edge"), "s")) as client:
+    with asked_of(answer) as client:
         yield FarCloud(client)
-    server.stop(None).wait()
 
 
 def test_a_far_cloud_answers_as_the_one_beside() -> None:

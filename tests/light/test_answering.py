@@ -4,17 +4,16 @@ Dimension key:  B batch   K classes
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-import grpc
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.experiments.conftest import asked_of
 from tests.light.conftest import EXIT_FK, features_of, inputs_of
 
 from eaves.codecs.base import decode, parse_codec
@@ -25,10 +24,8 @@ from eaves.light.codec import LightCodec
 from eaves.light.facts import read_facts
 from eaves.light.model import LightEdge
 from eaves.network.asking import CloudClient
-from eaves.network.channel import insecure_target
 from eaves.network.eaves_pb2 import Answer, Query
 from eaves.network.waiting import Answers, Patience, Policy
-from eaves.network.wire import INFER
 
 FolderOf = Callable[[str], Path]
 CALM = Policy(deadline_s=30.0)
@@ -40,23 +37,12 @@ def served(
 ) -> Iterator[CloudClient]:
     """Answer queries on loopback from their features, with the codecs that have torch."""
 
-    def handle(query: Query, context: grpc.ServicerContext) -> Answer:
+    def answered(query: Query) -> Answer:
         logits = torch.from_numpy(answer(decode(query.payload).numpy()))
         return Answer(payload=parse_codec(codec).encode(logits), ticket=query.ticket)
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        handle, Query.FromString, Answer.SerializeToString
-    )
-    service, _, method = INFER.strip("/").partition("/")
-    server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with closing(CloudClient(insecure_target(f"127.0.0.1:{port}", "edge"), "s")) as client:
+    with asked_of(answered) as client:
         yield client
-    server.stop(None).wait()
 
 
 def answerer(

@@ -19,7 +19,7 @@ one place, where the data may be; nothing is sent in it.
 Dimension key:  B batch   N pairs   F values of one example's features   K classes
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, final
 
@@ -212,8 +212,9 @@ def fit(hybrid: Hybrid, batch: Batch) -> Losses:
     with torch.no_grad():
         pca = hybrid.pca.update(hybrid.features(batch.inputs.to(hybrid.part.device)))
     if pca.count >= pca.components:
-        for projection in hybrid.projections:
-            projection.fit(pca)
+        down, up = hybrid.projections
+        down.fit(pca)
+        up.load_state_dict(down.state_dict())
     return {}
 
 
@@ -276,5 +277,4 @@ def _course(hybrid: Hybrid) -> tuple[Lesson, ...]:
 def _predictor(edge: nn.Module, hiding: Hiding | None, device: torch.device) -> EdgePredictor:
     if hiding is None:
         return EdgeAnswers(edge, None, device)
-    modules: Mapping[str, nn.Module] = {"edge": edge}
-    return HidingAnswers(modules, hiding, device)
+    return HidingAnswers({"edge": edge}, hiding, device)
