@@ -129,6 +129,7 @@ class MixtureAudit:
             queries=self._grouped(_maps(codec.decode(codec.encode(queries)))),
             own=_maps(self._known.features),
             mix=self._practice,
+            draw=lambda n, generator: self._law.draw(n, Pseudo(generator)).matrix_GKK,
             plaintext=self._grouped(_maps(sources))[:, 0],
             matrices=mixing.matrix_GKK,
         )
