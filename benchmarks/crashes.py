@@ -1,6 +1,6 @@
 """Kill edges, clouds and trainings at random moments, again and again: nothing may be lost.
 
-    python -m benchmarks.crashes [--kills 200] [--scenarios NAMES] [--jobs 1] [--seed 0] [--out FILE]
+    python -m benchmarks.crashes [--kills 200] [--scenarios NAMES] [--seed 0] [--out FILE]
 
 Each scenario trains once undisturbed; then again, while a random process of it is killed with
 SIGKILL and started by the same command, until it has had its share of the kills. A third of them
