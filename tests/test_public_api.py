@@ -126,7 +126,7 @@ TRAIN_CONFIG = {
     "exit": ("str", "auto"),
     "codec": ("str", "int8+zstd"),
     "input_codec": ("str", "raw"),
-    "reply_codec": ("str", "fp16"),
+    "reply_codec": ("str", "fp16:scaled"),
     "link": ("str", "unlimited"),
     "send": ("str", "auto"),
     "copies": ("int", 1),

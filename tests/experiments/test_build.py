@@ -30,7 +30,7 @@ def test_a_job_knows_its_steps_and_its_cut(method: str) -> None:
     assert job.cut == cut
     assert job.augment == job.dataset.augment
     assert job.wire.codec.name == ("raw" if method == "full-cloud" else "int8+zstd")
-    assert job.wire.reply_codec.name == "fp16"
+    assert job.wire.reply_codec.name == "fp16:scaled"
 
 
 def test_steps_are_capped_and_the_cloud_has_its_own() -> None:

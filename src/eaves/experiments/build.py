@@ -246,7 +246,7 @@ def wire_of(config: TrainConfig) -> Wire:
     inputs = _codec("--input-codec", config.input_codec, torch.uint8, "raw")
     return Wire(
         codec=inputs if config.method == "full-cloud" else features,
-        reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16"),
+        reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16:scaled"),
         link=config.link_spec(),
         edge_slowdown=config.edge_slowdown,
         seed=config.seed,

@@ -90,8 +90,9 @@ class TrainConfig:
     int8:channel has a range for each channel, int2:tensor one for all."""
     input_codec: str = "raw"
     """How inputs travel in full-cloud: raw, png, jpeg or jpeg:QUALITY."""
-    reply_codec: str = "fp16"
-    """How gradients travel back in split."""
+    reply_codec: str = "fp16:scaled"
+    """How gradients travel back in split: fp16:scaled (16 bits, scaled by a power of two so that
+    small gradients stay), fp32, bf16, fp16 and others of --codec."""
     link: str = "unlimited"
     """3g, 4g, wifi, unlimited, or UP[/DOWN] in Mbit/s; then ,delay=50ms ,jitter=5ms ,loss=1%."""
     send: str = "auto"
