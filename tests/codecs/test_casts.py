@@ -117,5 +117,5 @@ def test_what_becomes_infinite_by_its_scale_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["fp16:half", "fp32:scaled", "bf16:scaled"])
 def test_scaling_is_an_option_of_fp16_alone(text: str) -> None:
-    with pytest.raises(ConfigError, match="fp16:scaled|takes no option"):
+    with pytest.raises(ConfigError, match=r"fp16:scaled|takes no option"):
         parse_codec(text)

@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run: data, net, method, wire."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[[Setup], Method]] = {
     "datamix": datamix,
     "siamese": siamese,
 }
+_log = logging.getLogger(__name__)
 _RATES = {"sgd": 0.1, "adam": 0.002}
 
 
@@ -89,6 +91,8 @@ def build_job(
         image_size=config.image_size,
         private=config.privacy.attributes if trains else (),
     )
+    for notice in dataset.notices:
+        _log.warning("%s", notice)
     _refuse_few_examples(config, len(dataset.train))
     steps = _steps(config, steps_per_epoch(len(dataset.train), config.batch_size))
     built = build_method(

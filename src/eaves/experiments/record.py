@@ -49,6 +49,9 @@ class RunRecord:
     """What was hidden, by which noise, and what that proves; None where nothing was."""
     network: dict[str, Any] | None = None
     """How the run went over a network; None where the link was emulated."""
+    notices: tuple[str, ...] = ()
+    """What was left out of the data, which classes lack examples, and what makes the accuracy
+    another one in use: sentences for people."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -95,6 +98,7 @@ def record_of(
         },
         complete=complete,
         privacy=job.privacy,
+        notices=job.dataset.notices,
     )
 
 

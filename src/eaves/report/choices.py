@@ -96,5 +96,6 @@ def fetch_data(name: str, root: Path | None, *, download: bool, synthetic: bool)
         f"{dataset.name}: {len(dataset.train):,} to train, {len(dataset.test):,} to test, {shape}, "
         f"{len(dataset.classes)} classes. Terms: {terms}."
     )
-    console().out(text, highlight=False)
+    for line in (text, *dataset.notices):
+        console().out(line, highlight=False)
     return 0
