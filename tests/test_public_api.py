@@ -93,6 +93,7 @@ CLASSES = {
     "Profile.cuts": "property",
     "Profile.measured": "property",
     "Profile.to_json": "(self)",
+    "Profile.uncounted": "property",
     "SplitNet": "(edge, cloud, cut)",
     "StagedNet": "(stages)",
     "StagedNet.forward": "(self, x)",
@@ -353,7 +354,7 @@ NAMES = {
     "exit": ["auto", "conv", "linear", "mlp"],
     "augment": ["auto", "crop", "crop-flip", "flip", "none", "shift"],
     "send": ["auto", "every-epoch", "once"],
-    "precision": ["bf16", "fp32"],
+    "precision": ["auto", "bf16", "fp32"],
     "optimiser": ["adam", "auto", "sgd"],
     "bound": ["auto", "clip", "l1", "l2", "tanh"],
     "noise": ["gaussian", "laplace", "none"],
@@ -517,7 +518,6 @@ def test_fields_of_a_record() -> None:
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
         "privacy": None,
         "network": None,
-        "notices": (),
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 

@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
     "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
-    "precision": ("fp32", "bf16"),
+    "precision": ("fp32", "bf16", "auto"),
     "optimiser": ("auto", "sgd", "adam"),
 }
 HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
@@ -117,7 +117,7 @@ class TrainConfig:
     seed: int = 0
     """Of weights, order, augmentation and link."""
     precision: str = "fp32"
-    """fp32, or bf16 autocast."""
+    """fp32, bf16 autocast, or auto: whichever is measured to be faster on this machine."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: CUDA where present."""
     threads: int = 1
