@@ -401,7 +401,7 @@ def test_the_statistics_of_a_net_are_those_of_its_steps() -> None:
 
 def test_a_larger_budget_buys_more_steps() -> None:
     batches = _Batches()
-    _measured(_small(), batches, budget_s=0.5)
+    _measured(_small(), batches, budget_s=3.0)
     assert len(batches.taken) > 8
     batches = _Batches()
     _measured(_small(), batches, budget_s=0.5, timed=False)
