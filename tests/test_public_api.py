@@ -93,6 +93,7 @@ CLASSES = {
     "Profile.cuts": "property",
     "Profile.measured": "property",
     "Profile.to_json": "(self)",
+    "Profile.uncounted": "property",
     "SplitNet": "(edge, cloud, cut)",
     "StagedNet": "(stages)",
     "StagedNet.forward": "(self, x)",
@@ -126,7 +127,7 @@ TRAIN_CONFIG = {
     "exit": ("str", "auto"),
     "codec": ("str", "int8+zstd"),
     "input_codec": ("str", "raw"),
-    "reply_codec": ("str", "fp16"),
+    "reply_codec": ("str", "fp16:scaled"),
     "link": ("str", "unlimited"),
     "send": ("str", "auto"),
     "copies": ("int", 1),
@@ -318,7 +319,7 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "privacy", "network"),
+    *("time", "bytes", "memory", "complete", "privacy", "network", "notices"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -354,7 +355,7 @@ NAMES = {
     "exit": ["auto", "conv", "linear", "mlp"],
     "augment": ["auto", "crop", "crop-flip", "flip", "none", "shift"],
     "send": ["auto", "every-epoch", "once"],
-    "precision": ["bf16", "fp32"],
+    "precision": ["auto", "bf16", "fp32"],
     "optimiser": ["adam", "auto", "sgd"],
     "bound": ["auto", "clip", "l1", "l2", "tanh"],
     "noise": ["gaussian", "laplace", "none"],

@@ -133,7 +133,10 @@ def _header(rng: random.Random, parts: list[Any]) -> None:
 
 
 def _name(rng: random.Random, parts: list[Any]) -> None:
-    stages = b"fp32 fp16 bf16 int8 int8:channel int4 int2 int2:tensor int1 raw png jpeg jpeg:1"
+    stages = (
+        b"fp32 fp16 fp16:scaled bf16 int8 int8:channel int4 int2 int2:tensor int1 raw png jpeg "
+        b"jpeg:1"
+    )
     more = b"zstd zstd:19 range zstd:99 range:x"
     names = (b"+".join((rng.choice(stages.split()), rng.choice(more.split()))), parts[1].upper())
     parts[1] = rng.choice((*names, rng.choice(stages.split()), any_bytes(rng, parts[1])))[:255]

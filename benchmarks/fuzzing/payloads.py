@@ -41,7 +41,7 @@ from eaves.runtime.meters import Totals
 from eaves.runtime.stages import EdgeStage, Lanes
 from eaves.runtime.traffic import Parcel
 
-FEATURES = ["fp32", "fp16", "bf16+zstd", "int8", "int8+zstd"]
+FEATURES = ["fp32", "fp16", "fp16:scaled", "bf16+zstd", "int8", "int8+zstd"]
 FEATURES += ["int4:channel+range", "int2:tensor", "int1+zstd:19"]
 INPUTS = ["raw", "raw+range+zstd", "png", "png+zstd", "jpeg"]
 SHAPE = (2, 3, 3)

@@ -14,7 +14,12 @@ from eaves.codecs.entropy import range_coder
 from eaves.codecs.images import jpeg, png
 from eaves.errors import ConfigError, PayloadError
 
-CASTS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CASTS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "fp16:scaled": torch.float16,
+    "bf16": torch.bfloat16,
+}
 AFFINE = [f"int{bits}{tail}" for bits in (8, 4, 2, 1) for tail in (":tensor", ":channel")]
 BYTES = ["", "+zstd", "+zstd:3", "+range", "+range+zstd"]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -20,7 +20,15 @@ from eaves.codecs.payload import Payload
 from eaves.errors import PayloadError
 
 LIMIT = 1 << 20
-FEATURES = ["fp32", "fp16", "bf16+zstd", "int8:channel", "int8+zstd", "int4:channel+range"]
+FEATURES = [
+    "fp32",
+    "fp16",
+    "fp16:scaled",
+    "bf16+zstd",
+    "int8:channel",
+    "int8+zstd",
+    "int4:channel+range",
+]
 FEATURES += ["int2:tensor", "int1+zstd:19"]
 INPUTS = ["raw", "raw+range+zstd", "png", "png+zstd", "jpeg"]
 

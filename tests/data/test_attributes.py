@@ -85,6 +85,7 @@ def test_values_are_classes_by_their_order_and_rows_of_other_images_are_none(
     table = _write(tmp_path)
     table.write_text(table.read_text().replace(",10\n", ",-5\n") + "cow/0.png,0,99\n")
     data = _load(tmp_path, "age")
+    assert data.notices == (f"{table}: 1 of 21 rows are of no image: 'cow/0.png'",)
     assert dict(data.private_classes) == {"age": ("-5", "0", "20")}
     batch = data.test.fetch(torch.arange(len(data.test)))
     numbers = (batch.inputs[:, 0].float().mean(dim=(1, 2)) / 20).round().long()
@@ -143,7 +144,11 @@ def test_without_a_table_there_is_nothing_private(tmp_path: Path) -> None:
         ("bee/8.png,0,20", "bee/8.png,0," + "9" * 30, r"line 3: "),
         ("bee/8.png,0,20", "\nbee/8.png,0,x", r"line 4: "),
         ("bee/8.png,0,20", "./bee/9.png,0,20", r"line 3: bee/9.png has a row already"),
-        ("bee/8.png,0,20\n", "", r"attributes.csv has no row for the image bee/8.png; add one"),
+        (
+            "bee/8.png,0,20\n",
+            "",
+            r"attributes.csv has no row for the image bee/8.png, of 20; add a row",
+        ),
     ],
 )
 def test_a_table_in_another_layout_is_refused_with_its_line(

@@ -245,3 +245,11 @@ def test_the_real_lists_have_forty_attributes() -> None:
     table = celeba.celeba_attributes(Path(root))
     assert len(table.names) == 40
     assert 0.4 < table.attributes[:, table.names.index("Smiling")].mean() < 0.6
+
+
+def test_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    folder = _write(tmp_path) / "img_align_celeba"
+    (folder / "999999.jpg").write_bytes(b"a face that no list knows")
+    data = celeba.load_faces(Request(root=tmp_path, image_size=8))
+    assert len(data.notices) == 1
+    assert "1 files are not in list_attr_celeba.txt and not read: '999999.jpg'" in data.notices[0]

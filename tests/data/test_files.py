@@ -42,7 +42,69 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -
     image = Image.new("P", (4, 4))
     image.putpalette([10, 20, 30] * 256)
     image.save(tmp_path / "a.png", transparency=bytes([0] * 256))
-    assert read_image(tmp_path / "a.png", 4)[0, 0].tolist() == [10, 20, 30]
+    assert read_image(tmp_path / "a.png", 4)[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB key", "L key", "webp", "tif", "gif"])
+def test_colours_under_what_is_transparent_do_not_become_input(tmp_path: Path, kind: str) -> None:
+    """Two files that look the same are the same input: white where nothing is to be seen."""
+    found = []
+    for i, hidden in enumerate((10, 200)):
+        image = Image.new("RGBA", (16, 16), (hidden, hidden, hidden, 0))
+        image.paste((0, 0, 0, 255), (0, 0, 8, 16))
+        path, options = tmp_path / f"{i}.{kind if kind.islower() else 'png'}", {}
+        if kind == "LA":
+            image = image.convert("LA")
+        elif kind == "P":
+            image = image.convert("RGB").quantize(4)
+            options = {"transparency": int(image.getpixel((15, 15)))}  # type: ignore[arg-type]
+        elif kind.endswith("key"):
+            image = image.convert(kind.split()[0])
+            options = {"transparency": image.getpixel((15, 15))}  # type: ignore[dict-item]
+        elif kind == "webp":
+            options = {"lossless": True, "exact": True}
+        image.save(path, **options)  # type: ignore[arg-type]
+        found.append(read_image(path, 16))
+    assert (found[0] == found[1]).all()
+    assert (found[0][:, :8] == 0).all()
+    assert (found[0][:, 8:] == 255).all()
+
+
+def test_what_is_half_transparent_is_mixed_with_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 100, 200, 51)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 4)[0, 0].tolist() == [204, 224, 244]
+
+
+def test_hidden_colours_stay_out_where_the_image_is_resized(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 31, 64))
+    image.save(tmp_path / "a.png")
+    image_HWC = read_image(tmp_path / "a.png", 8)
+    assert (image_HWC[..., 0] == image_HWC[..., 1]).all()  # grey: no red anywhere
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_several_frames_are_refused_not_cut_to_the_first(tmp_path: Path, suffix: str) -> None:
+    first, second = (Image.new("RGB", (4, 4), (i, 0, 0)) for i in (0, 255))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=rf"a.{suffix}: expected one picture, found 2 frames"):
+        read_image(tmp_path / f"a.{suffix}", 4)
+
+
+def test_a_photograph_with_a_second_view_is_read(tmp_path: Path) -> None:
+    views = [Image.new("RGB", (8, 8), (value, value, value)) for value in (40, 200)]
+    views[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=views[1:])
+    assert abs(int(read_image(tmp_path / "a.jpg", 8).mean()) - 40) <= 2
+
+
+def test_cmyk_becomes_rgb_and_other_depths_are_refused(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = read_image(tmp_path / "a.jpg", 8)[0, 0].tolist()
+    assert (red > 200, green < 60, blue < 60) == (True, True, True)
+    for dtype in (np.uint16, np.int32, np.float32):
+        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "b.tif")
+        with pytest.raises(DataError, match=r"b.tif: expected 8 bits per channel"):
+            read_image(tmp_path / "b.tif", 4)
 
 
 def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:

@@ -304,3 +304,34 @@ def test_values_beyond_their_limit_are_kept_to_it() -> None:
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected 12 channels .* got \(2, 3\)"):
         companded(torch.zeros(2, 3))
+
+
+# Nothing is left out without a word
+
+
+def test_short_trials_and_people_without_one_are_named(tmp_path: Path) -> None:
+    inner = _set(tmp_path, trials=(*_ALL, "wlk_8"))
+    assert load_motion(Request(root=tmp_path)).notices == ()
+    for code in (2, 5):
+        _write(inner / "wlk_8" / f"sub_{code}.csv", [{}] * 127)
+    _table(tmp_path / "motionsense", {**_PEOPLE, 40: 1})
+    short, absent = load_motion(Request(root=tmp_path)).notices
+    assert "2 trials are shorter than a window of 128 moments" in short
+    assert "'wlk_8/sub_2.csv', 'wlk_8/sub_5.csv'" in short
+    assert "data_subjects_info.csv: 1 of 13 people have no window: '40'" in absent
+
+
+def test_files_beside_the_trials_are_named(tmp_path: Path) -> None:
+    inner = _set(tmp_path)
+    (inner / "wlk_7.csv").write_text("a trial in the wrong place")
+    (notice,) = load_motion(Request(root=tmp_path)).notices
+    assert "not read: 1 file (1 .csv), the first of them 'wlk_7.csv'" in notice
+
+
+def test_another_unit_is_noticed_by_what_is_cut_to_the_limit(tmp_path: Path) -> None:
+    inner = _set(tmp_path)
+    for path in inner.glob("*/*.csv"):
+        _write(path, [{"userAcceleration.x": 9.80665, "gravity.z": -1.0}] * 130)
+    (notice,) = load_motion(Request(root=tmp_path)).notices
+    assert "userAcceleration.x (100.0%, limit 8)" in notice
+    assert "gravity.z" not in notice

@@ -319,10 +319,48 @@ def test_columns_of_a_table_may_be_private(tmp_path: Path) -> None:
 def test_fewer_than_two_words_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "speech_commands"
     _words(folder, ["aa"], words=["yes"])
-    (folder / "empty").mkdir()
     _record(folder / "_background_noise_" / "hiss.wav", 100, 0.1, rate_hz=16_000)
     with pytest.raises(ConfigError, match=r"two or more folders of recordings .* found yes"):
         load_spoken_words(Request(root=tmp_path))
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: expected files that end in .wav, .* nothing"):
+        load_spoken_words(Request(root=tmp_path))
+
+
+def test_recordings_of_another_kind_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "speech_commands"
+    _words(folder, ["aa", "bb", "cc"])
+    _lists(folder, valid=[], test=["bb", "gone"])
+    word = sorted(p for p in folder.iterdir() if p.is_dir())[0]
+    (word / "more.flac").write_bytes(b"fLaC")
+    first, second = load_spoken_words(Request(root=tmp_path)).notices
+    assert first == f"{word}: not read: 1 file (1 .flac), the first of them 'more.flac'"
+    assert "recordings in validation_list.txt and testing_list.txt are not there" in second
+    assert "gone_nohash_0.wav'" in second
+    (folder / "sung").mkdir()
+    (folder / "sung" / "a.mp3").write_bytes(b"ID3")
+    with pytest.raises(DataError, match=r"sung: expected files that end in .wav.*1 .mp3"):
+        load_spoken_words(Request(root=tmp_path))
+
+
+def test_long_recordings_are_counted_and_the_longest_named(tmp_path: Path) -> None:
+    folder = tmp_path / "speech_commands"
+    _words(folder, ["aa", "bb", "cc"])
+    _lists(folder, valid=[], test=["bb"])
+    word = sorted(p for p in folder.iterdir() if p.is_dir())[0]
+    _record(word / "dd_nohash_0.wav", 100, 0.1, rate_hz=16_000, s=2.5)
+    (notice,) = load_spoken_words(Request(root=tmp_path)).notices
+    assert notice.startswith("1 of the ")
+    assert f"the longest is {word / 'dd_nohash_0.wav'} with 2.5 s" in notice
+
+
+def test_what_lies_beside_spoken_digits_is_named(tmp_path: Path) -> None:
+    folder = _digits(tmp_path)
+    assert load_spoken_digits(Request(root=tmp_path)).notices == ()
+    (folder / "0_ann_7.flac").write_bytes(b"fLaC")
+    (folder / "old").mkdir()
+    (notice,) = load_spoken_digits(Request(root=tmp_path)).notices
+    assert "not read: 1 file (1 .flac), the first of them '0_ann_7.flac'; 1 folder" in notice
 
 
 def test_missing_words_are_named(tmp_path: Path) -> None:

@@ -97,10 +97,54 @@ def test_the_scale_is_exact(tmp_path: Path, bits: int, given: bytes, expected: l
     assert _read(tmp_path / "a.wav", data).samples.tolist() == expected
 
 
-def test_float_beyond_one_is_clipped(tmp_path: Path) -> None:
-    data = np.array([3e38, -2, 0.25], "<f4").tobytes()
+def test_few_float_samples_beyond_one_are_clipped_and_many_are_of_another_scale(
+    tmp_path: Path,
+) -> None:
+    quiet = [0.25] * 998
+    data = np.array([3e38, -2, *quiet], "<f4").tobytes()
     wave_file = _riff((b"fmt ", _fmt(code=3, bits=32)), (b"data", data))
-    assert _read(tmp_path / "a.wav", wave_file).samples.tolist() == [1, -1, 0.25]
+    assert _read(tmp_path / "a.wav", wave_file).samples.tolist() == [1, -1, *quiet]
+    wavfile.write(tmp_path / "b.wav", 8_000, (_sound(2_000) * 32_767).astype(np.float32))
+    with pytest.raises(DataError, match=r"b.wav: .*from -1 to 1, found 100% .*divide them by"):
+        read_wave(tmp_path / "b.wav")
+
+
+_DATA = _WHOLE[44:]
+
+
+@pytest.mark.parametrize(
+    ("whole", "size"),
+    [
+        (0xFFFF_FFFF, 0xFFFF_FFFF),  # ffmpeg
+        (0x7FFF_F024, 0x7FFF_F000),  # sox
+        (0, 0),  # headers written before anything is known
+        (36, 0),
+        (0xFFFF_FFFF, 0),
+        (len(_WHOLE) - 8, 0xFFFF_FFFF),
+    ],
+)
+def test_a_recording_from_a_pipe_is_read_to_its_end(tmp_path: Path, whole: int, size: int) -> None:
+    header = struct.pack("<4sI", b"RIFF", whole) + b"WAVE"
+    form = struct.pack("<4sI", b"fmt ", 16) + _fmt()
+    info = struct.pack("<4sI", b"LIST", 4) + b"INFO"
+    for before in (b"", info):
+        data = header + form + before + struct.pack("<4sI", b"data", size) + _DATA
+        if whole == len(_WHOLE) - 8:
+            data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+        expected = _read(tmp_path / "whole.wav", _WHOLE).samples.tolist()
+        assert _read(tmp_path / "a.wav", data).samples.tolist() == expected
+
+
+def test_a_chunk_that_is_empty_is_not_read_over_what_comes_after(tmp_path: Path) -> None:
+    after = _riff((b"fmt ", _fmt()), (b"data", b""), (b"LIST", b"abcd" * 40))
+    with pytest.raises(DataError, match="one or more samples"):
+        _read(tmp_path / "a.wav", after)
+
+
+def test_half_a_frame_at_the_end_of_a_pipe_is_refused(tmp_path: Path) -> None:
+    data = _WHOLE[:40] + struct.pack("<I", 2**32 - 1) + _DATA[:-1]
+    with pytest.raises(DataError, match=r"one or more samples .* found 199 bytes"):
+        _read(tmp_path / "a.wav", data)
 
 
 def test_an_extensible_header_and_other_chunks_are_read_over(tmp_path: Path) -> None:
@@ -154,8 +198,8 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path: Path) -> None:
-    promise = _WHOLE[:40] + struct.pack("<I", 2**32 - 1) + _WHOLE[44:]
-    with pytest.raises(DataError, match=r"expected 4,294,967,295 bytes .* found 200"):
+    promise = _WHOLE[:40] + struct.pack("<I", 2**31 - 5_000) + _WHOLE[44:]
+    with pytest.raises(DataError, match=r"expected 2,147,478,648 bytes .* found 200"):
         _read(tmp_path / "a.wav", promise)
 
 

@@ -30,7 +30,7 @@ def test_a_job_knows_its_steps_and_its_cut(method: str) -> None:
     assert job.cut == cut
     assert job.augment == job.dataset.augment
     assert job.wire.codec.name == ("raw" if method == "full-cloud" else "int8+zstd")
-    assert job.wire.reply_codec.name == "fp16"
+    assert job.wire.reply_codec.name == "fp16:scaled"
 
 
 def test_steps_are_capped_and_the_cloud_has_its_own() -> None:
@@ -160,3 +160,29 @@ def test_devices_are_named() -> None:
         pick_device(f"cuda:{count}")
     with pytest.raises(ConfigError, match="expected --device"):
         pick_device("meta")
+
+
+_LARGE = nn.Sequential(nn.Conv2d(3, 4, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "net"),
+    [
+        ({"net": "own:Sequential"}, _LARGE),  # three channels
+        ({"net": "own:Sequential"}, nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))),
+        ({"net": "own:Sequential"}, mlp(classes=7)),
+        ({"net": "vgg16"}, None),
+    ],
+)
+def test_where_data_were_forgotten_that_is_said_first(
+    changes: dict[str, str], net: nn.Module | None
+) -> None:
+    says = r"^\S+ does not fit the handwritten digits, the default data \(1x8x8, 10 classes\): name"
+    with pytest.raises(ConfigError, match=rf"{says} yours with --data \(data=... in Python\)"):
+        build_job(replace(TINY, **changes), net)  # type: ignore[arg-type]
+
+
+def test_where_data_were_named_the_net_speaks_for_itself() -> None:
+    config = replace(TINY, data="digits:parity", net="own:Sequential", cut="1")
+    with pytest.raises(ConfigError, match=r"^expected a net that answers 2 logits"):
+        build_job(config, mlp(classes=7))

@@ -112,6 +112,8 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
         ({"bottleneck": "2x4"}, "as in 8 or 2x4x4, got '2x4'"),
         ({"bottleneck": "2x0x4"}, "as in 8 or 2x4x4, got '2x0x4'"),
         ({"bottleneck": "wide"}, "as in 8 or 2x4x4, got 'wide'"),
+        ({"bottleneck": 10**9}, "got 1000000000 .channels: at most 100,000"),
+        ({"threads": 1_000_000}, "expected --threads from 1 to 1,024, got 1,000,000"),
         ({"threads": 1.5}, r"expected --threads of 1 or more, got 1\.5"),
         ({"lr": 0.0}, "expected --lr from 1e-09 to 1000, got 0"),
         ({"lr": float("nan")}, "expected --lr from 1e-09 to 1000, got nan"),

@@ -10,7 +10,7 @@ from eaves.codecs.base import parse_codec
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.data.source import InMemory
 from eaves.experiments.answering import Beside, Cloud
-from eaves.experiments.evaluate import evaluate
+from eaves.experiments.evaluate import changed_alone, evaluate
 from eaves.network.waiting import CloudLate
 
 N, K = 600, 4
@@ -85,3 +85,27 @@ def test_without_a_cloud_the_exit_is_measured_all_the_same(source: InMemory) -> 
 def test_a_cloud_that_does_not_answer_is_no_wrong_answer(source: InMemory) -> None:
     with pytest.raises(CloudLate, match="nobody is there"):
         evaluate(Knowing(), Away(), source, parse_codec("fp32"))
+
+
+@final
+class Sized(EdgePredictor):
+    """Features of which some are a hundred times those of others."""
+
+    def predict(self, inputs: Tensor) -> tuple[Tensor, None]:
+        z_BD = inputs.float().reshape(len(inputs), 1).expand(-1, K).clone()
+        z_BD = torch.nn.functional.one_hot(z_BD[:, 0].long(), K).float()
+        return z_BD * torch.where(torch.arange(len(z_BD)) % 8 == 7, 100.0, 1.0)[:, None], None
+
+
+@final
+class Largest(CloudPredictor):
+    def answer(self, features: Tensor) -> Tensor:
+        return features
+
+
+def test_answers_that_change_once_they_are_sent_alone_are_counted(source: InMemory) -> None:
+    (notice,) = changed_alone(Sized(), Beside(Largest()), source, parse_codec("int4:tensor"))
+    assert " of 32 examples get another answer when they are sent alone" in notice
+    assert "codec int4 fits its range to a payload" in notice
+    assert changed_alone(Sized(), Beside(Largest()), source, parse_codec("fp32")) == ()
+    assert changed_alone(Knowing(sends=False), Beside(Largest()), source, parse_codec("fp32")) == ()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from eaves.experiments.inferring import Answered, InferRecord, infer, rule_of
 from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.netconfig import InferConfig, ServeConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
+from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run
 from eaves.network.channel import insecure_target
 from eaves.network.refusals import RefusedError
@@ -229,3 +231,48 @@ def test_a_record_adds_up() -> None:
     assert facts["bytes_up"] == 20
     assert facts["latency_s"]["p50"] == pytest.approx(0.2)
     assert facts["latency_s"]["p99"] == pytest.approx(0.298)
+
+
+# Answers that depend on what is asked together
+
+_BY_BATCH = """
+from torch import nn
+from eaves import StagedNet
+
+def Net(*, classes, input_shape):
+    norm = nn.BatchNorm2d(8, track_running_stats={tracks})
+    return StagedNet([
+        ("a", nn.Sequential(nn.Conv2d(1, 8, 3), norm, nn.ReLU())),
+        ("b", nn.Conv2d(8, 8, 3)),
+        ("c", nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, classes))),
+    ])
+"""
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+@pytest.mark.parametrize("method", ["hierarchical", "split", "priphit"])
+def test_a_net_that_answers_by_its_batch_is_noticed_and_refused(
+    tmp_path: Path, method: str, tracks: bool
+) -> None:
+    (tmp_path / "net.py").write_text(_BY_BATCH.format(tracks=tracks))
+    changes: dict[str, Any] = {"method": method, "net": f"{tmp_path / 'net.py'}:Net", "cut": "a"}
+    if method == "priphit":
+        hidden = PrivacyConfig(private="high", restarts=1)
+        changes |= {"data": "digits:parity", "privacy": hidden}
+    config = replace(TINY, **changes, out=tmp_path / "run")
+    *_, record = run(config)
+    assert isinstance(record, RunRecord)
+    answers = infer(open_origin(config.out), CALM, None)
+    if tracks:
+        assert record.notices == []
+        if method != "split":  # which needs a cloud
+            assert _record(list(answers)).examples == 360
+        return
+    assert len(record.notices) == 1
+    assert (
+        "the part 'edge' of the net: its answer for an example depends on the batch"
+        in (record.notices[0])
+    )
+    assert "track_running_stats=False" in record.notices[0]
+    with pytest.raises(ConfigError, match=r"cannot answer one example .*'edge'.*train it"):
+        next(answers)

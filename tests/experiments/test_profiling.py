@@ -89,7 +89,7 @@ def test_codecs_by_their_short_names_and_once_each() -> None:
     assert names["input"] == ["raw", "jpeg:50"]
     for cut in found.cuts:
         assert names[cut] == ["int8", "int4+zstd"]
-        assert names[reply_to(cut)] == ["fp16"]
+        assert names[reply_to(cut)] == ["fp16:scaled"]
     defaults = taken(**{**SMALL, "codecs": None})
     names = {where: [cost.codec for cost in costs] for where, costs in defaults.codecs.items()}
     assert names["conv1"] == ["int8", "int8+zstd", "int4+zstd", "int2+zstd"]

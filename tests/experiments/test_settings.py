@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.netconfig import ServeConfig
+from eaves.experiments.netconfig import InferConfig, ServeConfig
+from eaves.experiments.planconfig import PlanConfig, ProfileConfig
 from eaves.experiments.settings import (
     from_environment,
     from_toml,
@@ -229,3 +231,27 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name in ("none.toml", "latin.toml", "."):
         with pytest.raises(ConfigError, match=rf"cannot read the configuration .*{name}"):
             read_settings(Pan, prefix=PREFIX, environ={}, path=tmp_path / name)
+
+
+_COUNTS = [
+    *((TrainConfig, name) for name in ("threads", "batch_size", "epochs", "copies", "image_size")),
+    *((TrainConfig, name) for name in ("train_samples", "max_steps", "cloud_epochs")),
+    *((ProfileConfig, name) for name in ("threads", "batch_size", "classes")),
+    *((PlanConfig, name) for name in ("samples", "fleet", "epochs", "adversaries", "group")),
+    *((ServeConfig, name) for name in ("threads", "max_edges", "max_queries", "edges")),
+    *((InferConfig, name) for name in ("batch_size", "samples")),
+    (AuditConfig, "threads"),
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), _COUNTS)
+def test_every_count_has_an_upper_bound(cls: type[Any], name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(ConfigError, match=rf"expected {flag} from [0-9]+ to [0-9,.e+]+, got"):
+        cls(**{name: 2**40})
+
+
+@pytest.mark.parametrize("value", [True, "3", 2.0])
+def test_a_count_is_a_whole_number(value: object) -> None:
+    with pytest.raises(ConfigError, match="expected --epochs of 1 or more"):
+        TrainConfig(epochs=value)  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ def test_a_level_that_cannot_be_is_refused() -> None:
         LightCodec("fp32+zstd:30")
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["fp32", "fp16", "fp16:scaled"])
 def test_answers_are_read_as_the_codecs_read_them(name: str) -> None:
     payload = parse_codec(name).encode(
         torch.randn(5, 7, generator=torch.Generator().manual_seed(0))

@@ -162,7 +162,7 @@ def _put(profile: Profile, path: Path_, value: Any) -> str:
 
 def _optional(path: Path_) -> bool:
     """Return whether a profile is one without what is at ``path``."""
-    if path == ("infer_peak_bytes",):  # not in profiles of before
+    if path == ("infer_peak_bytes",) or path[-1] == "uncounted":  # not in profiles of before
         return True
     whole = path[0] in ("codecs", "peak_bytes", "infer_peak_bytes") and len(path) == 2
     return whole and not str(path[1]).endswith("/reply")
@@ -483,3 +483,10 @@ def test_a_codec_without_figures_says_how_to_get_them(
     message = f"no figures for the codec 'zfp' at '{cut}', only for: {known}; .*--{flag} zfp"
     with pytest.raises(ConfigError, match=message):
         edge.codec(cut, "zfp")
+
+
+def test_operations_without_a_count_are_read_back(edge: Profile) -> None:
+    stages = (replace(edge.stages[0], uncounted=("own::mix", "mul")), *edge.stages[1:])
+    profile = replace(edge, stages=stages)
+    assert parse_profile(profile.to_json(), "ours") == profile
+    assert profile.uncounted == ("mul", "own::mix")

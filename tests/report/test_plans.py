@@ -76,7 +76,7 @@ def test_a_row_has_the_figures_of_its_way(best: Plan) -> None:
     saved = 100 * (1 - cost.epoch_s / raw.row.cost.epoch_s)
     assert float(cells["saved"].removesuffix("%")) == pytest.approx(saved, abs=0.1)
     for name, busy_s in (("edge", cost.edge_s), ("link", cost.link_s), ("cloud", cost.cloud_s)):
-        share = float(cells[name].removesuffix("%"))
+        share = float(cells[name].strip("<>%"))
         assert share == pytest.approx(100 * busy_s / cost.epoch_s, abs=1)
     assert cells["up"] == "1.0 kB"
     assert cells["edge memory"].startswith("8.0 MB (")  # the peak, which is above the formula
@@ -280,3 +280,11 @@ def test_every_device_and_its_source_are_in_the_table() -> None:
             assert word in text
         if spec.power is not None:
             assert f"{spec.power.busy_w:g} / {spec.power.idle_w:g}" in text
+
+
+def test_operations_without_a_count_are_named_in_a_plan(best: Plan) -> None:
+    edge = best.scenario.edge
+    assert "WARNING" not in places_text(PlanConfig(), best.scenario)
+    stages = (replace(edge.stages[0], uncounted=("own::mix",)), *edge.stages[1:])
+    scenario = replace(best.scenario, edge=replace(edge, stages=stages))
+    assert "WARNING: not counted as work: own::mix." in places_text(PlanConfig(), scenario)

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from eaves.runtime.process import keep_freed_memory, set_up
+from eaves.errors import ConfigError
+from eaves.runtime.process import MOST_THREADS, keep_freed_memory, set_up
 
 # Page faults of taking and freeing 8 MB a hundred times: 2,048 pages each, or none but the first.
 _FAULTS = """
@@ -53,3 +54,11 @@ def test_threads_are_set() -> None:
 @glibc
 def test_glibc_can_be_told() -> None:
     assert keep_freed_memory()
+
+
+@pytest.mark.parametrize("threads", [0, -1, MOST_THREADS + 1, 1_000_000, 2**31])
+def test_threads_that_no_machine_has_are_refused_not_fatal(threads: int) -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ConfigError, match=r"expected --threads from 1 to 1,024, got -?[0-9,]+"):
+        set_up(threads)
+    assert torch.get_num_threads() == before

@@ -25,7 +25,7 @@ LIMIT_BYTES = 256 * 2**20
 
 TENSOR_STAGES: dict[str, Callable[[str | None], TensorStage]] = {
     "fp32": partial(cast, "fp32"),
-    "fp16": partial(cast, "fp16"),
+    "fp16": partial(cast, "fp16"),  # fp16:scaled brings small gradients into its range
     "bf16": partial(cast, "bf16"),
     "int8": partial(affine, 8),  # one range for the tensor; int8:channel has one per channel
     "int4": partial(affine, 4),

@@ -133,6 +133,7 @@ LINKS: dict[str, LinkSpec] = {
     "wifi": _preset(18.88e6, 0.0025, 283.17e-9, 137.01e-9, 0.13286),
 }
 
+_MOST_CHANNELS = 100_000
 _LARGEST_SIDE = 4096  # of a bottleneck
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _OPTION = re.compile(
@@ -191,9 +192,13 @@ def parse_bottleneck(wanted: int | str) -> tuple[int, tuple[int, int] | None]:
         sizes = [int(part) for part in str(wanted).split("x")]
     except ValueError:
         sizes = []
-    if len(sizes) not in (1, 3) or not all(0 < n <= _LARGEST_SIDE for n in sizes[1:]):
+    if (
+        len(sizes) not in (1, 3)
+        or not all(0 < n <= _LARGEST_SIDE for n in sizes[1:])
+        or not all(n <= _MOST_CHANNELS for n in sizes[:1])
+    ):
         raise ConfigError(
             f"expected a bottleneck of so many channels or of channels x height x width, as in 8 "
-            f"or 2x4x4, got {wanted!r}"
+            f"or 2x4x4, got {wanted!r} (channels: at most {_MOST_CHANNELS:,})"
         )
     return sizes[0], (sizes[1], sizes[2]) if len(sizes) == 3 else None

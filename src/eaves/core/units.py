@@ -38,3 +38,17 @@ def joules_text(energy_j: float) -> str:
     if energy_j < _FULL * 1e3:
         return f"{energy_j:.3g} J"
     return f"{energy_j / 1e3:.1f} kJ" if energy_j < _FULL * 1e6 else f"{energy_j / 1e6:.1f} MJ"
+
+
+def percent_text(share: float, *, digits: int = 1) -> str:
+    """Return a share in percent, without the sign; only nothing is 0 and only all of it is 100.
+
+    >>> percent_text(0.1234), percent_text(0.9999), percent_text(1e-6), percent_text(1.0)
+    ('12.3', '>99.9', '<0.1', '100.0')
+    """
+    text, step = f"{100 * share:.{digits}f}", 10.0**-digits
+    if 0 < share < 1 and float(text) == 100:
+        return f">{100 - step:.{digits}f}"
+    if share > 0 and float(text) == 0:
+        return f"<{step:.{digits}f}"
+    return text

@@ -7,7 +7,7 @@
     ant/1.png,1,1
 
 A path begins at the folder of the table; the value of an attribute is a whole number, one for each
-of its classes. Rows of images that are not there are passed over.
+of its classes. Rows of images that are not there are passed over, and counted in a notice.
 
 Dimension key:  N images   A attributes
 """
@@ -22,6 +22,7 @@ import torch
 from eaves.core.roles import PrivateLabels
 from eaves.data.files import Listing
 from eaves.data.private import choose_private
+from eaves.data.source import some
 from eaves.errors import ConfigError, DataError
 
 FILE = "attributes.csv"
@@ -34,10 +35,11 @@ Rows = Mapping[str, Sequence[int]]
 
 def with_private(
     listings: Mapping[str, Listing], folder: Path, wanted: Sequence[str]
-) -> tuple[dict[str, Listing], dict[str, tuple[str, ...]]]:
+) -> tuple[dict[str, Listing], dict[str, tuple[str, ...]], tuple[str, ...]]:
     """Return the listings with private labels from the table in ``folder``, and their classes.
 
-    The classes of an attribute are the values that it has on the images of all parts, in order.
+    The classes of an attribute are the values that it has on the images of all parts, in order. The
+    third part of what is returned are sentences about rows of the table that are of no image.
 
     Raises:
         ConfigError: there is no table, or an attribute is not in it or given twice.
@@ -47,7 +49,9 @@ def with_private(
     names, rows = read_table(file)
     chosen = choose_private(wanted, names)
     paths = [path for listing in listings.values() for path in listing.paths]
-    given_NA = torch.tensor([_row(file, rows, path.relative_to(folder)) for path in paths])
+    wanted_paths = [path.relative_to(folder).as_posix() for path in paths]
+    _refuse_unlisted(file, rows, wanted_paths)
+    given_NA = torch.tensor([rows[path] for path in wanted_paths])
     found = [torch.unique(given_NA[:, names.index(name)], return_inverse=True) for name in chosen]
     labels_NA = torch.stack([classes_N for _, classes_N in found], dim=1)
     parts = torch.split(labels_NA, [len(listing.paths) for listing in listings.values()])
@@ -56,7 +60,8 @@ def with_private(
         for (part, listing), labels in zip(listings.items(), parts, strict=True)
     }
     values = [tuple(map(str, values.tolist())) for values, _ in found]
-    return labelled, dict(zip(chosen, values, strict=True))
+    notices = _unused(file, rows, wanted_paths)
+    return labelled, dict(zip(chosen, values, strict=True)), notices
 
 
 def read_table(file: Path) -> tuple[tuple[str, ...], Rows]:
@@ -70,7 +75,9 @@ def read_table(file: Path) -> tuple[tuple[str, ...], Rows]:
         with file.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a BOM
             # Blank lines may stand anywhere; the numbers are those of the file all the same.
             reader = csv.reader(text, strict=True)
-            lines = ((reader.line_num, [word.strip() for word in row]) for row in reader if row)
+            lines = (
+                (reader.line_num, [word.strip() for word in row]) for row in reader if _full(row)
+            )
             names = _names(file, *next(lines, (1, [""])))
             return names, _rows(file, lines, len(names))
     except FileNotFoundError as error:
@@ -107,7 +114,24 @@ def _rows(file: Path, lines: Iterator[tuple[int, list[str]]], count: int) -> Row
     return rows
 
 
-def _row(file: Path, rows: Rows, path: Path) -> Sequence[int]:
-    if path.as_posix() not in rows:
-        raise DataError(f"{file} has no row for the image {path.as_posix()}; add one")
-    return rows[path.as_posix()]
+def _full(row: Sequence[str]) -> bool:
+    """Return whether a line is more than blanks."""
+    return len(row) > 1 or bool(row and row[0].strip())
+
+
+def _refuse_unlisted(file: Path, rows: Rows, paths: Sequence[str]) -> None:
+    unlisted = [path for path in paths if path not in rows]
+    if unlisted:
+        others = f" and of {len(unlisted) - 1:,} others" if len(unlisted) > 1 else ""
+        raise DataError(
+            f"{file} has no row for the image {unlisted[0]}{others}, of {len(paths):,}; add a row "
+            "for each (paths begin at the folder of the table, with /, and case matters)"
+        )
+
+
+def _unused(file: Path, rows: Rows, paths: Sequence[str]) -> tuple[str, ...]:
+    used = set(paths)
+    unused = [path for path in rows if path not in used]
+    if not unused:
+        return ()
+    return (f"{file}: {len(unused):,} of {len(rows):,} rows are of no image: {some(unused)}",)

@@ -18,7 +18,7 @@ import torch
 from eaves.core.roles import PrivateLabels
 from eaves.data.files import DEFAULT_SIZE, Listing, dataset_of_files
 from eaves.data.private import choose_private, named
-from eaves.data.source import Dataset, Interface, Request, data_root
+from eaves.data.source import Dataset, Interface, Request, data_root, some
 from eaves.errors import ConfigError, DataError
 
 FOLDER = "celeba"
@@ -61,7 +61,7 @@ def load_faces(request: Request) -> Dataset:
     table = celeba_attributes(root)
     attribute = named("attribute", request.option or DEFAULT_ATTRIBUTE, table.names)
     private = choose_private(request.private, table.names, task=attribute)
-    _check_images(root / FOLDER / IMAGES, table.files)
+    notices = _check_images(root / FOLDER / IMAGES, table.files)
     listings = {
         part: _listing(root, table, part, task=attribute, private=private)
         for part in _PARTS
@@ -79,6 +79,7 @@ def load_faces(request: Request) -> Dataset:
         listings,
         request,
         private_classes={name: _classes(name) for name in private},
+        notices=notices,
     )
     return replace(faces, augment="flip")  # they are aligned: a shift would undo that
 
@@ -122,7 +123,8 @@ def missing(root: Path) -> list[str]:
     ]
 
 
-def _check_images(folder: Path, files: Sequence[str]) -> None:
+def _check_images(folder: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence about images that are not listed; refuse where a listed one is absent."""
     present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     absent = [file for file in files if file not in present]
     if absent:
@@ -130,6 +132,13 @@ def _check_images(folder: Path, files: Sequence[str]) -> None:
             f"{folder} lacks {len(absent):,} of the {len(files):,} images that are listed, the "
             f"first of them {absent[0]}; fetch {IMAGES}.zip from {PAGE}"
         )
+    unlisted = sorted(name for name in present - set(files) if not name.startswith("."))
+    if not unlisted:
+        return ()
+    return (
+        f"{folder}: {len(unlisted):,} files are not in {ATTRIBUTES_FILE} and not read: "
+        f"{some(unlisted)}",
+    )
 
 
 def _listing(

@@ -27,6 +27,7 @@ from eaves.data.source import (
     Interface,
     Request,
     data_root,
+    lacking,
     refuse_resizing,
     subset,
 )
@@ -67,9 +68,11 @@ def load_cifar10(request: Request) -> Dataset:
         download(URL, archive, size=ARCHIVE_BYTES, md5=ARCHIVE_MD5)
         extract(archive, root)
     train = read_files(root / FOLDER, TRAIN_FILES)
+    notices: tuple[str, ...] = ()
     if request.train_samples is not None:
         kept = train.fetch(subset(len(train), request.train_samples))
         train = InMemory(kept.inputs, kept.labels)
+        notices = lacking("class", _CLASSES, {"train": kept.labels}, subset=True)
     return Dataset(
         name="cifar10",
         train=train,
@@ -78,6 +81,7 @@ def load_cifar10(request: Request) -> Dataset:
         mean=_MEAN,
         std=_STD,
         augment="crop-flip",
+        notices=notices,
     )
 
 

@@ -16,6 +16,7 @@ from eaves.data.source import (
     Interface,
     Request,
     channel_stats,
+    lacking,
     refuse_resizing,
     stratified_split,
     subset,
@@ -70,6 +71,7 @@ def load_digits(request: Request) -> Dataset:
         std=std,
         augment="crop",  # no flip: a mirrored digit is another symbol
         private_classes={name: ATTRIBUTES[name][0] for name in names},
+        notices=lacking("class", classes, {"train": labels_N[train_N]}, subset=True),
     )
 
 

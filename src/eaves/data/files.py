@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eaves.core.roles import Batch, PrivateLabels
 from eaves.data.private import refuse_known, take
-from eaves.data.source import Dataset, Request, Source, channel_stats, subset
+from eaves.data.source import Dataset, Request, Source, channel_stats, lacking, subset
 from eaves.errors import ConfigError, DataError
 
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -30,6 +30,9 @@ DEFAULT_SIZE = 64
 # What Pillow's decoders and its EXIF reader raise on damaged bytes, found by altering files.
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error)
 _THREADS = min(8, os.cpu_count() or 1)
+_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_BACKGROUND = (255, 255, 255, 255)
+_OF_ONE_PICTURE = ("MPO",)  # a photograph whose further frames are previews or another view of it
 
 
 @final
@@ -63,14 +66,18 @@ class Decoder(ABC):
             DataError: a file that is missing, damaged or of another kind; it is named.
         """
 
+    def notices(self) -> tuple[str, ...]:
+        """Return sentences about what was left out of the files decoded so far; none by default."""
+        return ()
+
 
 @final
 class Images(Decoder):
     """Image files as RGB of ``size`` x ``size``.
 
     Of each image the largest centred square is taken and resized; a grey one becomes RGB with three
-    equal channels, and a photograph is turned upright as its EXIF data says. A pool of threads
-    decodes a batch.
+    equal channels, and a photograph is turned upright as its EXIF data says. What is transparent is
+    laid on white. A pool of threads decodes a batch.
 
     Raises:
         ConfigError: Pillow is not installed.
@@ -160,8 +167,11 @@ class Files(Source):
 def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     """Return the centred square of one image as RGB bytes (size, size, 3).
 
+    See :class:`Images`. Colours are taken as they are: a colour profile is not applied.
+
     Raises:
-        DataError: the file is missing, damaged, too large for Pillow, or has other than 8 bits.
+        DataError: the file is missing, damaged, too large for Pillow, has several frames or other
+            than 8 bits.
     """
     from PIL import Image, ImageOps
 
@@ -172,9 +182,19 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
                     f"{path}: expected 8 bits per channel, found Pillow's mode {image.mode!r}; "
                     "convert it"
                 )
+            if getattr(image, "n_frames", 1) > 1 and image.format not in _OF_ONE_PICTURE:
+                raise DataError(
+                    f"{path}: expected one picture, found {getattr(image, 'n_frames', 0)} frames "
+                    "or pages; save those that you want as files of their own"
+                )
             image.draft("RGB", (size, size))  # JPEG: skip the detail that resizing would discard
             upright = ImageOps.exif_transpose(image)
-            rgb = upright.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
+            if image.mode in _ALPHA or "transparency" in image.info:
+                # Before resizing, so that colours under transparent pixels get in nowhere.
+                upright = upright.convert("RGBA")
+                page = Image.new("RGBA", upright.size, _BACKGROUND)
+                upright = Image.alpha_composite(page, upright)
+            rgb = upright.convert("RGB")
             return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
     except (*_BROKEN, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the image {path}: {error}; replace or remove it") from error
@@ -188,11 +208,13 @@ def dataset_of_files(
     *,
     private_classes: Mapping[str, tuple[str, ...]],
     decoder: Decoder | None = None,
+    notices: tuple[str, ...] = (),
 ) -> Dataset:
     """Return the data set of the parts ``train``, ``test`` and perhaps ``valid``.
 
     ``private_classes`` are those of the private labels in the listings; empty where none has any.
-    Without a ``decoder`` the files are :class:`Images` of the size that is asked for.
+    Without a ``decoder`` the files are :class:`Images` of the size that is asked for. ``notices``
+    are put before those about classes that lack examples.
 
     Decoded inputs are kept in memory where all parts together stay within
     :data:`MEMORY_LIMIT_BYTES`, else they are decoded anew for each batch.
@@ -219,7 +241,28 @@ def dataset_of_files(
         std=std,
         augment="crop-flip",
         private_classes=private_classes,
+        notices=(
+            *notices,
+            *_uncovered(classes, used, private_classes, subset=request.train_samples is not None),
+            *decoder.notices(),
+        ),
     )
+
+
+def _uncovered(
+    classes: Sequence[str],
+    listings: Mapping[str, Listing],
+    private_classes: Mapping[str, tuple[str, ...]],
+    *,
+    subset: bool,
+) -> tuple[str, ...]:
+    """Return sentences about classes, private ones too, that a part has no example of."""
+    labels = {part: listing.labels for part, listing in listings.items()}
+    found = lacking("class", classes, labels, subset=subset)
+    for name, values in private_classes.items():
+        of_part = {p: x.private.of(name) for p, x in listings.items() if x.private is not None}
+        found += lacking(name, values, of_part, subset=subset)
+    return found
 
 
 def fits_in_memory(files: int, input_shape: tuple[int, int, int]) -> bool:

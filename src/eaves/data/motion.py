@@ -25,7 +25,7 @@ from torch import Tensor
 
 from eaves.core.roles import PrivateLabels
 from eaves.data.files import MEMORY_LIMIT_BYTES
-from eaves.data.folders import entries
+from eaves.data.folders import entries, unread
 from eaves.data.private import choose_private, named, refuse_known, take
 from eaves.data.source import (
     Dataset,
@@ -34,6 +34,8 @@ from eaves.data.source import (
     Request,
     channel_stats,
     data_root,
+    lacking,
+    some,
     stratified_split,
     subset,
 )
@@ -86,6 +88,8 @@ ATTRIBUTES = (*TASKS, "subject")
 SPLITS = ("subjects", "trials")
 SHAPE = (len(LIMITS), 1, WINDOW)
 
+_OFTEN = 0.01  # of all moments: more beyond a limit than now and then
+_SLACK = 1.001  # for limits written with fewer digits
 _ZERO, _STEPS = 128, 127  # the byte that stands for 0, and how many there are on each side
 _TRIAL = re.compile(rf"({'|'.join(ACTIVITIES)})_([0-9]{{1,9}})")
 _PERSON = re.compile(r"sub_([0-9]{1,9})\.csv")
@@ -117,8 +121,8 @@ def load_motion(request: Request) -> Dataset:
     both genders, is for the test, and nobody is in both parts. By ``trials`` the short ones (from
     11 on) of everybody are for the test: only so can who moves (``subject``) be private, since who
     reads it has to know these people. The same request with other attributes gives the same windows
-    in the same order. A trial shorter than a window is passed over, and so is the rest of one after
-    its last window.
+    in the same order. The rest of a trial after its last window is left out; one shorter than a
+    window is passed over and named in a notice, as is a channel that is often beyond its limit.
 
     Bytes are made by :func:`companded`. Neighbouring windows share half of their moments, and all
     those of a person are alike, so an interval that counts each as independent is too narrow.
@@ -131,8 +135,7 @@ def load_motion(request: Request) -> Dataset:
     names = _private_names(request, wanted)
     folder = data_root(request.root) / FOLDER
     genders = read_genders(folder / PEOPLE_FILE, page=PAGE)
-    trials = _listed(_trials_folder(folder), genders)
-    kept, windows_NCHW = _read(trials, folder)
+    kept, windows_NCHW, notices = _read(folder, genders)
     classes = _classes(genders)
     labels = {name: _labels(kept, name, genders) for name in ATTRIBUTES}
     is_test_N = _is_test(kept, wanted.split, genders)
@@ -149,6 +152,7 @@ def load_motion(request: Request) -> Dataset:
         for part_N in (train_N, test_N)
     )
     mean, std = channel_stats(train)
+    trained = {"train": labels[wanted.task][train_N]}
     return Dataset(
         name=_name(wanted) + (" (synthetic)" if (folder / SYNTHETIC_FILE).exists() else ""),
         train=train,
@@ -159,6 +163,7 @@ def load_motion(request: Request) -> Dataset:
         # A shift would fill the end with a byte that means the lower limit, not rest.
         augment="none",
         private_classes={name: classes[name] for name in names},
+        notices=(*notices, *lacking("class", classes[wanted.task], trained, subset=True)),
     )
 
 
@@ -259,10 +264,11 @@ def _trials_folder(folder: Path) -> Path:
     return inner if inner.is_dir() else outer
 
 
-def _listed(folder: Path, genders: Mapping[int, int]) -> list[_Trial]:
-    """Return the trials of the people, by activity, number and person."""
+def _listed(folder: Path, genders: Mapping[int, int]) -> tuple[list[_Trial], tuple[str, ...]]:
+    """Return the trials of the people, by activity, number and person, and what is not read."""
     activities, found = tuple(ACTIVITIES), []
-    for entry in (entry for entry in entries(folder) if entry.is_dir()):
+    inside = entries(folder)
+    for entry in (entry for entry in inside if entry.is_dir()):
         match = _TRIAL.fullmatch(entry.name)
         if match is None:
             raise DataError(
@@ -272,7 +278,7 @@ def _listed(folder: Path, genders: Mapping[int, int]) -> list[_Trial]:
         for path in sorted(Path(file.path) for file in entries(Path(entry.path))):
             subject = _subject(path, genders)
             found.append(_Trial(activities.index(match[1]), int(match[2]), subject, path))
-    return sorted(found)
+    return sorted(found), unread(folder, [entry for entry in inside if not entry.is_dir()])
 
 
 def _subject(path: Path, genders: Mapping[int, int]) -> int:
@@ -287,27 +293,81 @@ def _subject(path: Path, genders: Mapping[int, int]) -> int:
     return int(match[1])
 
 
-def _read(trials: Sequence[_Trial], folder: Path) -> tuple[list[_Trial], Tensor]:
-    """Return the windows of all trials (N, C, 1, W), and the trial that each is from (N,)."""
+def _read(folder: Path, genders: Mapping[int, int]) -> tuple[list[_Trial], Tensor, tuple[str, ...]]:
+    """Return the trial that each window is from (N,), and the windows of all (N, C, 1, W).
+
+    The third are sentences about what is not read, and about channels beyond their limits.
+    """
+    trials, unlisted = _listed(_trials_folder(folder), genders)
     size_bytes = sum(trial.path.stat().st_size for trial in trials if trial.path.is_file())
     if size_bytes > MEMORY_LIMIT_BYTES:  # windows take no more than their text
         raise DataError(
             f"{folder} has {size_bytes:,} bytes of trials, more than the {MEMORY_LIMIT_BYTES:,} "
             "that are read into memory; take some of them away"
         )
-    by_trial = [_windows(trial.path) for trial in trials]
+    beyond_C = torch.zeros(len(LIMITS), dtype=torch.int64)
+    by_trial, moments, short = [], 0, []
+    for trial in trials:
+        values_TC = torch.from_numpy(read_columns(trial.path, tuple(LIMITS), page=PAGE))
+        beyond_C += (values_TC.abs() > _limits(values_TC) * _SLACK).sum(dim=0)
+        moments += len(values_TC)
+        by_trial.append(_windows(values_TC))
+        if not len(by_trial[-1]):
+            short.append(f"{trial.path.parent.name}/{trial.path.name}")
     kept = [trial for trial, windows in zip(trials, by_trial, strict=True) for _ in windows]
     if not kept:
         raise DataError(
             f"{folder}: expected a trial of {WINDOW} or more rows, found none in {len(trials):,} "
             f"files; fetch them from {PAGE}"
         )
-    return kept, torch.cat(by_trial)
+    notices = (
+        *unlisted,
+        *_too_short(short, folder),
+        *_absent(kept, genders),
+        *_beyond(beyond_C / moments),
+    )
+    return kept, torch.cat(by_trial), notices
 
 
-def _windows(path: Path) -> Tensor:
+def _too_short(short: Sequence[str], folder: Path) -> tuple[str, ...]:
+    if not short:
+        return ()
+    return (
+        f"{folder}: {len(short):,} trials are shorter than a window of {WINDOW} moments and not "
+        f"read: {some(short)}",
+    )
+
+
+def _beyond(shares_C: Tensor) -> tuple[str, ...]:
+    """Return a sentence about the channels of which many moments are cut to the limit."""
+    often = {
+        name: share for name, share in zip(LIMITS, shares_C.tolist(), strict=True) if share > _OFTEN
+    }
+    if not often:
+        return ()
+    listed = ", ".join(
+        f"{name} ({share:.1%}, limit {LIMITS[name]:g})" for name, share in often.items()
+    )
+    return (
+        f"moments beyond the limit of their channel are cut to it: {listed}; expected radians, "
+        "rad/s and standard gravities (9.80665 m/s2)",
+    )
+
+
+def _absent(kept: Sequence[_Trial], genders: Mapping[int, int]) -> tuple[str, ...]:
+    """Return a sentence about people in the table of whom there is no window."""
+    present = {trial.subject for trial in kept}
+    absent = [str(code) for code in genders if code not in present]
+    if not absent:
+        return ()
+    return (
+        f"{PEOPLE_FILE}: {len(absent):,} of {len(genders):,} people have no window: {some(absent)}",
+    )
+
+
+def _windows(values_TC: Tensor) -> Tensor:
     """Return the windows of a trial, uint8 (N, C, 1, W); none where it is too short."""
-    bytes_TC = companded(torch.from_numpy(read_columns(path, tuple(LIMITS), page=PAGE)))
+    bytes_TC = companded(values_TC)
     if len(bytes_TC) < WINDOW:
         return torch.empty(0, *SHAPE, dtype=torch.uint8)
     return bytes_TC.unfold(0, WINDOW, STEP).unsqueeze(2).contiguous()

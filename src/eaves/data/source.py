@@ -5,7 +5,7 @@ Dimension key:  B batch   N examples   C channels   H, W height and width
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -21,6 +21,7 @@ ROOT_VARIABLE = "EAVES_DATA"
 MAX_IMAGE_SIZE = 1024
 _SPLIT_SEED = 1797  # which examples are held out, and which make a subset: the same in every run
 _STATS_SAMPLE = 1000
+_NAMED = 100  # in a sentence
 
 
 class Source(ABC):
@@ -108,7 +109,8 @@ class Dataset:
     ``augment`` is the augmentation that suits the set: a key of ``eaves.data.augment.AUGMENTS``.
     ``private_classes`` are the private attributes by name, each with the names of its classes; all
     parts have labels of these, in this order. They are no part of the interface, which the cloud
-    knows as well.
+    knows as well. ``notices`` say what was left out of what was found, and which classes lack
+    examples: sentences for people, each with a number and a name.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Dataset:
     augment: str
     valid: Source | None = None
     private_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     @property
     def private(self) -> tuple[str, ...]:
@@ -215,7 +218,8 @@ def subset(n: int, samples: int | None) -> Tensor:
 def stratified_split(labels_N: Tensor, *, every: int = 5) -> tuple[Tensor, Tensor]:
     """Return the indices of a fixed split: to train on, and one in ``every`` of a class to test on.
 
-    By default these are about 80% and 20%.
+    By default these are about 80% and 20%. A class of two or more examples has at least one on each
+    side; of a class with a single example that is to train on.
 
     >>> train, test = stratified_split(torch.tensor([0, 1] * 10))
     >>> len(train), len(test)
@@ -225,7 +229,50 @@ def stratified_split(labels_N: Tensor, *, every: int = 5) -> tuple[Tensor, Tenso
     shuffled_N = torch.randperm(n, generator=torch.Generator().manual_seed(_SPLIT_SEED))
     by_class_N = shuffled_N[labels_N[shuffled_N].argsort(stable=True)]
     held_out_N = torch.arange(n) % every == 1
+    sizes_K = torch.bincount(labels_N)
+    firsts_K, held_out_K = sizes_K.cumsum(0) - sizes_K, torch.zeros_like(sizes_K)
+    held_out_K.index_add_(0, labels_N[by_class_N], held_out_N.long())
+    held_out_N[firsts_K[(sizes_K > 1) & (held_out_K == 0)]] = True
+    held_out_N[firsts_K[sizes_K == 1]] = False
     return by_class_N[~held_out_N].sort().values, by_class_N[held_out_N].sort().values
+
+
+def lacking(
+    what: str, names: Sequence[str], parts: Mapping[str, Tensor], *, subset: bool = False
+) -> tuple[str, ...]:
+    """Return a sentence for each part whose labels (N,) lack some of the classes ``names``.
+
+    With ``subset`` the training part was chosen with ``train_samples``.
+
+    >>> lacking("class", ["ant", "bee"], {"train": torch.tensor([0, 1]), "test": torch.tensor([0])})
+    ("1 of 2 classes has no test example: 'bee'; its accuracy is not measured",)
+    """
+    plural = "classes" if what == "class" else f"values of {what}"
+    found = []
+    for part, labels_N in parts.items():
+        counts = torch.bincount(labels_N, minlength=len(names)).tolist()
+        none = [name for name, count in zip(names, counts, strict=True) if not count]
+        if none:
+            verb, whose = ("has", "its") if len(none) == 1 else ("have", "their")
+            why = " among the train_samples" if subset and part == "train" else ""
+            then = {
+                "train": f"{'it is' if len(none) == 1 else 'they are'} not learnt",
+                "test": f"{whose} accuracy is not measured",
+            }.get(part, "they are not validated")
+            found.append(
+                f"{len(none):,} of {len(names):,} {plural} {verb} no {part} example{why}: "
+                f"{some(none)}; {then}"
+            )
+    return tuple(found)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return names in quotes, with commas between; of very many the first.
+
+    Control characters are escaped: names come from disks.
+    """
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:

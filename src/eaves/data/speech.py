@@ -20,7 +20,7 @@ from torch import Tensor
 from eaves.core.roles import PrivateLabels
 from eaves.data import attributes
 from eaves.data.files import Decoder, Listing, dataset_of_files
-from eaves.data.folders import ClassFiles, class_files, entries, folder_below
+from eaves.data.folders import Found, entries, find_classes, folder_below, unread
 from eaves.data.logmel import SHAPE, log_mel
 from eaves.data.private import choose_private, named, refuse_known
 from eaves.data.source import (
@@ -30,9 +30,11 @@ from eaves.data.source import (
     Request,
     channel_stats,
     data_root,
+    lacking,
+    some,
     subset,
 )
-from eaves.data.waves import fitted, read_wave, resampled
+from eaves.data.waves import Wave, fitted, read_wave, resampled
 from eaves.errors import ConfigError, DataError
 
 DIGITS_FOLDER = "free-spoken-digit-dataset/recordings"
@@ -61,6 +63,8 @@ class Recordings(Decoder):
 
     def __init__(self, rate_hz: int):
         self._rate_hz = rate_hz
+        self._read = self._longer = 0
+        self._longest = (1.0, Path())
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -72,10 +76,29 @@ class Recordings(Decoder):
         starts = range(0, len(paths), _AT_ONCE)
         return torch.cat([self._images(paths[i : i + _AT_ONCE]) for i in starts])
 
+    def notices(self) -> tuple[str, ...]:
+        """Return a sentence about the recordings that are longer than the second used of them."""
+        if not self._longer:
+            return ()
+        longest_s, path = self._longest
+        return (
+            f"{self._longer:,} of the {self._read:,} recordings read so far are longer than 1 s, "
+            f"and only the second in their middle is used: the longest is {path} with "
+            f"{longest_s:.1f} s; cut them where more matters",
+        )
+
     def _images(self, paths: Sequence[Path]) -> Tensor:
         rate_hz = self._rate_hz
-        seconds = [fitted(resampled(*read_wave(path), rate_hz), rate_hz) for path in paths]
+        seconds = [fitted(resampled(*self._wave(path), rate_hz), rate_hz) for path in paths]
         return log_mel(torch.from_numpy(np.stack(seconds)), rate_hz=rate_hz)
+
+    def _wave(self, path: Path) -> Wave:
+        wave = read_wave(path)
+        length_s = len(wave.samples) / wave.rate_hz
+        self._read += 1
+        self._longer += length_s > 1
+        self._longest = max(self._longest, (length_s, path))
+        return wave
 
 
 @final
@@ -106,7 +129,7 @@ def load_spoken_digits(request: Request) -> Dataset:
     task = _task(request)
     names = choose_private(request.private, ATTRIBUTES, task=task)
     folder = data_root(request.root) / DIGITS_FOLDER
-    spoken = _listed_digits(folder)
+    spoken, notices = _listed_digits(folder)
     classes = {"digit": _DIGITS, "speaker": tuple(sorted({s.speaker for s in spoken}))}
     listing = Listing([s.path for s in spoken], _numbers(spoken, task, classes))
     if names:
@@ -116,7 +139,11 @@ def load_spoken_digits(request: Request) -> Dataset:
     parts = _divided(listing, {"train": ~is_test_N, "test": is_test_N}, classes[task], folder)
     parts["train"] = parts["train"].take(subset(len(parts["train"].paths), request.train_samples))
     refuse_known(parts["train"].private, parts["train"].labels)
-    sources = {part: _read(found) for part, found in parts.items()}
+    decoder = Recordings(_DIGITS_HZ)
+    sources = {
+        part: InMemory(decoder.decode(found.paths), found.labels, found.private)
+        for part, found in parts.items()
+    }
     mean, std = channel_stats(sources["train"])
     return Dataset(
         name="spoken-digits" if task == "digit" else f"spoken-digits:{task}",
@@ -127,6 +154,11 @@ def load_spoken_digits(request: Request) -> Dataset:
         std=std,
         augment="shift",
         private_classes={name: classes[name] for name in names},
+        notices=(
+            *notices,
+            *lacking("class", classes[task], {"train": parts["train"].labels}, subset=True),
+            *decoder.notices(),
+        ),
     )
 
 
@@ -148,10 +180,13 @@ def load_spoken_words(request: Request) -> Dataset:
     _refuse_resizing("spoken-words", request)
     root = data_root(request.root)
     folder = folder_below(root, request.option or WORDS_FOLDER, name="spoken-words")
-    listings, classes = _listed_words(folder)
+    listings, classes, notices = _listed_words(folder)
     private_classes: dict[str, tuple[str, ...]] = {}
     if request.private:
-        listings, private_classes = attributes.with_private(listings, folder, request.private)
+        listings, private_classes, unused = attributes.with_private(
+            listings, folder, request.private
+        )
+        notices += unused
     words = dataset_of_files(
         f"spoken-words:{request.option}" if request.option else "spoken-words",
         classes,
@@ -159,6 +194,7 @@ def load_spoken_words(request: Request) -> Dataset:
         request,
         private_classes=private_classes,
         decoder=Recordings(_WORDS_HZ),
+        notices=notices,
     )
     return replace(words, augment="shift")
 
@@ -215,13 +251,15 @@ def _refuse_resizing(name: str, request: Request) -> None:
         )
 
 
-def _listed_digits(folder: Path) -> list[_Spoken]:
-    """Return the recordings in ``folder``, by digit, speaker and number."""
+def _listed_digits(folder: Path) -> tuple[list[_Spoken], tuple[str, ...]]:
+    """Return the recordings in ``folder``, by digit, speaker and number, and what is not read."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; fetch the recordings from {DIGITS_PAGE}")
-    found = []
-    for path in (Path(entry.path) for entry in entries(folder)):
-        if path.suffix.lower() != _SUFFIX:
+    found, rest = [], []
+    for entry in entries(folder):
+        path = Path(entry.path)
+        if path.suffix.lower() != _SUFFIX or entry.is_dir():
+            rest.append(entry)
             continue
         match = _DIGIT_FILE.fullmatch(path.name)
         if match is None:
@@ -230,7 +268,7 @@ def _listed_digits(folder: Path) -> list[_Spoken]:
                 "rename or remove it"
             )
         found.append(_Spoken(match[1], match[2], int(match[3]), path))
-    return sorted(found)
+    return sorted(found), unread(folder, rest)
 
 
 def _numbers(
@@ -239,11 +277,6 @@ def _numbers(
     """Return the class of each recording, int64 (N,)."""
     number_of = {name: number for number, name in enumerate(classes[attribute])}
     return torch.tensor([number_of[getattr(s, attribute)] for s in spoken], dtype=torch.int64)
-
-
-def _read(listing: Listing) -> InMemory:
-    inputs_NCHW = Recordings(_DIGITS_HZ).decode(listing.paths)
-    return InMemory(inputs_NCHW, listing.labels, listing.private)
 
 
 def _divided(
@@ -261,9 +294,9 @@ def _divided(
     return {part: listing.take(mask_N.nonzero()[:, 0]) for part, mask_N in masks.items()}
 
 
-def _listed_words(folder: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
-    """Return the recordings of each part, and the words."""
-    files = _word_files(folder)
+def _listed_words(folder: Path) -> tuple[dict[str, Listing], tuple[str, ...], tuple[str, ...]]:
+    """Return the recordings of each part, the words, and sentences about what is not read."""
+    files, notices = _word_files(folder)
     paths = [path for word in files for path in files[word]]
     speakers = [_speaker(path) for path in paths]
     labels = [number for number, word in enumerate(files) for _ in files[word]]
@@ -276,19 +309,25 @@ def _listed_words(folder: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
     masks = {"train": ~(is_valid_N | is_test_N), "test": is_test_N}
     if is_valid_N.any():
         masks["valid"] = is_valid_N
+    absent = sorted((valid | test) - set(names))
+    if absent:
+        notices += (
+            f"{folder}: {len(absent):,} of the {len(valid | test):,} recordings in {VALID_LIST} "
+            f"and {TEST_LIST} are not there: {some(absent)}",
+        )
     classes = tuple(files)
-    return _divided(Listing(paths, torch.tensor(labels)), masks, classes, folder), classes
+    listings = _divided(Listing(paths, torch.tensor(labels)), masks, classes, folder)
+    return listings, classes, notices
 
 
-def _word_files(folder: Path) -> ClassFiles:
-    found = class_files(folder, (_SUFFIX,))
-    words = {word: paths for word, paths in found.items() if not word.startswith("_")}
-    if len(words) < 2:
+def _word_files(folder: Path) -> Found:
+    found = find_classes(folder, (_SUFFIX,), is_class=lambda name: not name.startswith("_"))
+    if len(found.files) < 2:
         raise ConfigError(
             f"expected two or more folders of recordings ({_SUFFIX}) in {folder}, one for each "
-            f"word, found {', '.join(words) or 'none'}"
+            f"word, found {', '.join(found.files) or 'none'}"
         )
-    return words
+    return found
 
 
 def _speaker(path: Path) -> str:

@@ -27,6 +27,8 @@ Samples = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+_STREAMED = 0x7FFF_F000  # a writer into a pipe cannot go back to put in the size: 2^31 - 4,096 up
+_CLIPPED = 0.01  # the share of float samples beyond 1 from which they are of another scale
 _BLOCK = 1 << 20  # values that resampling holds at a time, for each of its two factors
 _ZERO_CROSSINGS, _KAISER_BETA = 10, 5.0  # as scipy.signal.resample_poly has them by default
 
@@ -52,7 +54,8 @@ class _Format(NamedTuple):
 def read_wave(path: Path) -> Wave:
     """Return a recording, the mean of its channels.
 
-    It may be PCM of 8, 16, 24 or 32 bits, or float of 32 or 64, which is clipped to [-1, 1].
+    It may be PCM of 8, 16, 24 or 32 bits, or float of 32 or 64, which is clipped to [-1, 1] where
+    a few samples are beyond. One from a pipe, with no size in its header, is read to its end.
 
     Raises:
         DataError: no WAV file, one that is cut off or empty, of another format, longer than
@@ -133,6 +136,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     at = 12
     while at + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"data" and _is_streamed(data, at, size):
+            size = len(data) - at - 8
         body = memoryview(data)[at + 8 : at + 8 + size]
         if len(body) < size:
             raise ValueError(
@@ -141,6 +146,19 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             )
         yield name, body
         at += 8 + size + size % 2  # chunks begin at even places
+
+
+def _is_streamed(data: bytes, at: int, size: int) -> bool:
+    """Return whether the samples at ``at`` go to the end of the file, whatever their ``size`` says.
+
+    ffmpeg writes 2^32 - 1 into a pipe, sox 2^31 - 4,096, others 0. A chunk of 0 bytes is empty,
+    though, where the size of the whole says that it ends there or that others come after it and the
+    file is as long as that.
+    """
+    if size:
+        return size >= _STREAMED
+    whole: int = struct.unpack_from("<I", data, 4)[0]
+    return whole != len(data) - 8
 
 
 def _format(body: memoryview) -> _Format:
@@ -184,6 +202,12 @@ def _values(body: memoryview, form: _Format) -> npt.NDArray[Any]:
         values = np.frombuffer(body, f"<f{form.bits // 8}")
         if not np.isfinite(values).all():
             raise ValueError("expected finite samples, found one that is not")
+        beyond = float((np.abs(values) > 1).mean())
+        if beyond > _CLIPPED:
+            raise ValueError(
+                f"expected float samples from -1 to 1, found {beyond:.0%} of them beyond, up to "
+                f"{np.abs(values).max():.4g}; divide them by their full scale (32,768 for 16 bits)"
+            )
         return values.clip(-1, 1)
     if form.bits == 8:  # alone without a sign
         return (np.frombuffer(body, np.uint8) - np.float32(128)) / 128

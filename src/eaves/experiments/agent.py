@@ -11,13 +11,20 @@ from time import monotonic
 from typing import final
 
 from eaves import __version__
+from eaves.core.independence import Dependence, inputs_seen
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.experiments.answering import FarCloud
 from eaves.experiments.build import Job
-from eaves.experiments.bundle import facts_of, write_bundle
+from eaves.experiments.bundle import ON_BATCH, facts_of, write_bundle
 from eaves.experiments.compare import finished
-from eaves.experiments.evaluate import evaluate
+from eaves.experiments.evaluate import (
+    dependence_text,
+    dependences,
+    evaluate,
+    on_batch,
+    parts_of,
+)
 from eaves.experiments.halves import Origin, edge_job
 from eaves.experiments.netconfig import AgentConfig
 from eaves.experiments.phases import EdgePhase, edge_phases
@@ -189,18 +196,22 @@ class _Agent:
         job, network = self._job, self._network()
         complete = self.delivered and not self._interrupted
         accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
+        parts, found = parts_of(job.method), dict[str, Dependence]()
         if complete:
             edge, source, codec = job.method.edge_predictor, job.dataset.test, job.wire.codec
-            try:
-                with closing(self._client()) as client:
-                    accuracy = evaluate(edge, FarCloud(client), source, codec)
-            except CloudLate as error:
-                network["problem"] = f"no accuracy of the cloud: {error}"
-                accuracy = evaluate(edge, None, source, codec)
+            with inputs_seen(parts) as seen:
+                try:
+                    with closing(self._client()) as client:
+                        accuracy = evaluate(edge, FarCloud(client), source, codec)
+                except CloudLate as error:
+                    network["problem"] = f"no accuracy of the cloud: {error}"
+                    accuracy = evaluate(edge, None, source, codec)
+            found = dependences(parts, seen)
         record = record_of(job, self._position.totals, steps, accuracy, complete=complete)
-        record = replace(record, link="network", network=network)
+        notices = [*record.notices, *(dependence_text(name, x) for name, x in found.items())]
+        record = replace(record, link="network", network=network, notices=notices)
         if complete:
-            facts = facts_of(record, job.dataset.interface)
+            facts = facts_of(record, job.dataset.interface) | {ON_BATCH: on_batch(found)}
             session = self._position.enrolled["session"]
             sides = {"edge": job.method.edge_modules}
             write_bundle(job.config.out / "bundle", sides, facts, session=session)

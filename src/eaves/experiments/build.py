@@ -1,6 +1,9 @@
 """From a configuration to the objects of a run: data, net, method, wire."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -13,10 +16,18 @@ from eaves.core.optimise import OneCycle
 from eaves.data.batches import steps_per_epoch
 from eaves.data.load import load_dataset
 from eaves.data.source import Dataset, Interface
-from eaves.errors import ConfigError
+from eaves.errors import ConfigError, CutError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
 from eaves.experiments.mixingconfig import MixingConfig
+from eaves.experiments.precision import (
+    AUTO,
+    MOST_EXAMPLES,
+    Choice,
+    Step,
+    settled,
+    training_step,
+)
 from eaves.methods.baselines import full_cloud, full_edge, split_learning
 from eaves.methods.datamix import datamix
 from eaves.methods.deepobfuscator import deepobfuscator
@@ -43,6 +54,7 @@ METHODS: dict[str, Callable[[Setup], Method]] = {
     "datamix": datamix,
     "siamese": siamese,
 }
+_log = logging.getLogger(__name__)
 _RATES = {"sgd": 0.1, "adam": 0.002}
 
 
@@ -62,6 +74,8 @@ class Job:
     cloud_steps: int
     privacy: dict[str, Any] | None = None
     """What is hidden, and what is proven about it; None where nothing is."""
+    precision: Choice | None = None
+    """How the precision was chosen; None where it was given."""
 
 
 def build_job(
@@ -82,15 +96,10 @@ def build_job(
         DataError: the data set is missing or damaged.
     """
     wire = wire_of(config)
-    dataset = load_dataset(
-        config.data,
-        root=config.data_root,
-        train_samples=config.train_samples,
-        image_size=config.image_size,
-        private=config.privacy.attributes if trains else (),
-    )
+    dataset = _loaded(config, trains=trains)
     _refuse_few_examples(config, len(dataset.train))
     steps = _steps(config, steps_per_epoch(len(dataset.train), config.batch_size))
+    config, choice = _settled(config, dataset, steps, net, trains=trains)
     built = build_method(
         config,
         dataset.interface,
@@ -111,7 +120,44 @@ def build_job(
         edge_steps=steps.edge,
         cloud_steps=steps.cloud,
         privacy=built.privacy,
+        precision=choice,
     )
+
+
+def _loaded(config: TrainConfig, *, trains: bool) -> Dataset:
+    """Load the data; what was left out of them goes to the log."""
+    dataset = load_dataset(
+        config.data,
+        root=config.data_root,
+        train_samples=config.train_samples,
+        image_size=config.image_size,
+        private=config.privacy.attributes if trains else (),
+    )
+    for notice in dataset.notices:
+        _log.warning("%s", notice)
+    return dataset
+
+
+def _settled(
+    config: TrainConfig, dataset: Dataset, steps: "Steps", net: nn.Module | None, *, trains: bool
+) -> tuple[TrainConfig, Choice | None]:
+    """Return the configuration with a precision that was measured, where that is wanted."""
+    if config.precision == AUTO and not trains:  # answers are computed in fp32 whatever it says
+        return replace(config, precision="fp32"), None
+    size = min(config.batch_size, MOST_EXAMPLES, len(dataset.train))
+
+    def step(tried: TrainConfig) -> Step:
+        built = build_method(
+            tried,
+            dataset.interface,
+            steps=steps,
+            net=deepcopy(net),  # its weights would change
+            private_classes=dataset.private_classes,
+            secret=False,
+        )
+        return training_step(built.method, dataset.train.fetch(torch.arange(size)))
+
+    return settled(config, step, folder=config.out)
 
 
 @final
@@ -246,7 +292,7 @@ def wire_of(config: TrainConfig) -> Wire:
     inputs = _codec("--input-codec", config.input_codec, torch.uint8, "raw")
     return Wire(
         codec=inputs if config.method == "full-cloud" else features,
-        reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16"),
+        reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16:scaled"),
         link=config.link_spec(),
         edge_slowdown=config.edge_slowdown,
         seed=config.seed,
@@ -304,16 +350,35 @@ def _schedule(config: TrainConfig, steps: int) -> OneCycle:
 
 def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> StagedNet:
     input_shape, classes = interface.input_shape, len(interface.classes)
-    if net is None:
-        return build_net(config.net, classes=classes, input_shape=input_shape, stem=config.stem)
-    whole = staged(net)
-    answers = output_shape(whole, input_shape)
-    if answers != (classes,):
+    with _default_data_explained(config, interface):
+        if net is None:
+            return build_net(config.net, classes=classes, input_shape=input_shape, stem=config.stem)
+        whole = staged(net)
+        answers = output_shape(whole, input_shape)
+        if answers != (classes,):
+            raise ConfigError(
+                f"expected a net that answers {classes} logits for {config.data}, "
+                f"this one answers {answers}"
+            )
+        return whole
+
+
+@contextmanager
+def _default_data_explained(config: TrainConfig, interface: Interface) -> Iterator[None]:
+    """Say first that the data are the default ones, where a net does not fit those."""
+    try:
+        yield
+    except CutError:
+        raise
+    except ConfigError as error:
+        if config.data != TrainConfig.data:
+            raise
+        shape = "x".join(map(str, interface.input_shape))
         raise ConfigError(
-            f"expected a net that answers {classes} logits for {config.data}, "
-            f"this one answers {answers}"
-        )
-    return whole
+            f"{config.net} does not fit the handwritten digits, the default data ({shape}, "
+            f"{len(interface.classes)} classes): name yours with --data (data=... in Python). "
+            f"The net says: {error}"
+        ) from error
 
 
 def _default_cut(config: TrainConfig, whole: StagedNet) -> str:

@@ -17,12 +17,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from eaves.data.source import Interface
-from eaves.errors import StateError
+from eaves.errors import ConfigError, StateError
 from eaves.experiments.record import RunRecord
 from eaves.runtime.checkpoint import read_tensors, tensors_to_bytes
 from eaves.runtime.files import write_atomically
 
 _FORMAT = 1
+ON_BATCH = "depends_on_batch"
+"""Where a manifest keeps which parts answer an example by the others in its batch."""
 
 
 def write_bundle(
@@ -89,6 +91,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if found != _FORMAT:
         raise StateError(f"{folder}: expected a bundle of format {_FORMAT}, got {found}")
     return dict(manifest)
+
+
+def refuse_dependent(folder: Path) -> None:
+    """Raise a :class:`ConfigError` where answers of a bundle depend on what is asked together."""
+    found = read_manifest(folder).get(ON_BATCH)
+    if isinstance(found, list) and found:
+        raise ConfigError(
+            f"{folder} cannot answer one example at a time as it was measured: {found[0]}. Give "
+            "its normalisations running statistics (track_running_stats=True), and train it again"
+        )
 
 
 def read_weights(folder: Path, side: str) -> dict[str, Tensor]:

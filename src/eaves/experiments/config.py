@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
     "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
-    "precision": ("fp32", "bf16"),
+    "precision": ("fp32", "bf16", "auto"),
     "optimiser": ("auto", "sgd", "adam"),
 }
 HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
@@ -90,8 +90,9 @@ class TrainConfig:
     int8:channel has a range for each channel, int2:tensor one for all."""
     input_codec: str = "raw"
     """How inputs travel in full-cloud: raw, png, jpeg or jpeg:QUALITY."""
-    reply_codec: str = "fp16"
-    """How gradients travel back in split."""
+    reply_codec: str = "fp16:scaled"
+    """How gradients travel back in split: fp16:scaled (16 bits, scaled by a power of two so that
+    small gradients stay), fp32, bf16, fp16 and others of --codec."""
     link: str = "unlimited"
     """3g, 4g, wifi, unlimited, or UP[/DOWN] in Mbit/s; then ,delay=50ms ,jitter=5ms ,loss=1%."""
     send: str = "auto"
@@ -116,7 +117,7 @@ class TrainConfig:
     seed: int = 0
     """Of weights, order, augmentation and link."""
     precision: str = "fp32"
-    """fp32, or bf16 autocast."""
+    """fp32, bf16 autocast, or auto: whichever is measured to be faster on this machine."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: CUDA where present."""
     threads: int = 1

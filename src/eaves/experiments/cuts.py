@@ -21,14 +21,18 @@ class CutFacts:
     values: int
     edge_macs: float
     edge_params: float
+    uncounted: tuple[str, ...] = ()
+    """Operations on weights, anywhere in the net, that ``edge_macs`` knows no count for."""
 
 
 def cut_facts(net: StagedNet, input_shape: Sequence[int]) -> list[CutFacts]:
     """Return the facts of every cut, from input to output, for one input of ``input_shape``.
 
-    Multiply-accumulates are those of convolutions and matrix products; the rest is not counted.
+    Multiply-accumulates are those of :mod:`eaves.planner.counting`; what else uses weights is
+    named.
     """
     stages = analyse_chain(dict(net.stages()), torch.zeros(1, *input_shape), nullcontext)
+    uncounted = tuple(sorted({name for stage in stages for name in stage.uncounted}))
     macs, params = [s.forward_macs for s in stages], [s.params for s in stages]
     return [
         CutFacts(
@@ -37,6 +41,7 @@ def cut_facts(net: StagedNet, input_shape: Sequence[int]) -> list[CutFacts]:
             values=stage.values,
             edge_macs=sum(macs[: i + 1]) / max(1, sum(macs)),
             edge_params=sum(params[: i + 1]) / max(1, sum(params)),
+            uncounted=uncounted,
         )
         for i, stage in enumerate(stages[:-1])
     ]

@@ -3,16 +3,23 @@
 Dimension key:  B batch   K classes
 """
 
+from collections.abc import Mapping
+
 import torch
+from torch import nn
 
 from eaves.codecs.base import Codec
+from eaves.core.independence import Dependence, InputsSeen, dependence
 from eaves.core.rates import Rate
 from eaves.core.roles import EdgePredictor
 from eaves.core.shield import Open, Shield
 from eaves.data.source import Source
 from eaves.experiments.answering import Cloud
+from eaves.methods.setup import Method
 
 _BATCH = 256
+_ALONE = 32  # examples that are also sent one by one
+_CHANGED = 2  # answers of these that may change: more than values on the border of two steps
 _PATIENCE_S = 60.0
 
 
@@ -47,3 +54,57 @@ def evaluate(
                 right[name] += int((logits_BK.argmax(dim=1).cpu() == batch.labels).sum())
                 answered[name] += len(batch.labels)
     return {k: Rate.of(right[k], answered[k]) if answered[k] else None for k in right}
+
+
+def changed_alone(
+    edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec
+) -> tuple[str, ...]:
+    """Return a sentence where answers change once examples are sent one by one; else nothing.
+
+    A codec that fits its range to a payload rounds an example otherwise in other company. For
+    predictors without noise and without a shield.
+    """
+    batch = source.fetch(torch.arange(min(len(source), _BATCH)))
+    features, _ = edge.predict(batch.inputs)
+    if features is None:
+        return ()
+    together = cloud.ask(codec.encode(features), timeout_s=_PATIENCE_S)
+    n = min(len(features), _ALONE)
+    alone = [cloud.ask(codec.encode(features[i : i + 1]), timeout_s=_PATIENCE_S) for i in range(n)]
+    changed = int((torch.cat(alone).argmax(dim=1) != together[:n].argmax(dim=1)).sum())
+    if changed <= _CHANGED:
+        return ()
+    return (
+        f"{changed} of {n} examples get another answer when they are sent alone: the codec "
+        f"{codec.name} fits its range to a payload, and the accuracy was measured in payloads of "
+        f"{len(features)}; send as many together (eaves infer --batch-size), or take more bits",
+    )
+
+
+def parts_of(method: Method) -> dict[str, nn.Module]:
+    """Return the parts of both halves by name."""
+    halves = {"edge": method.edge_modules, "cloud": method.cloud_modules}
+    return {
+        name if name == side else f"{side}'s {name}": part
+        for side, parts in halves.items()
+        for name, part in parts.items()
+    }
+
+
+def dependences(parts: Mapping[str, nn.Module], seen: InputsSeen) -> dict[str, Dependence]:
+    """Return which parts do not answer an example as they would alone, on what they were asked."""
+    asked = {name: dependence(parts[name], x_B) for name, x_B in seen.of.items()}
+    return {name: found for name, found in asked.items() if found is not None}
+
+
+def on_batch(found: Mapping[str, Dependence]) -> list[str]:
+    """Return sentences about the parts that answer an example by its batch, for a manifest."""
+    return [f"the part '{name}': {x.why}" for name, x in found.items() if x.on_batch]
+
+
+def dependence_text(name: str, found: Dependence) -> str:
+    """Return a dependence as a sentence for people."""
+    return (
+        f"the part '{name}' of the net: {found.why}. So the accuracy, measured in batches of "
+        f"{_BATCH}, is not that of other batches, or of another time"
+    )

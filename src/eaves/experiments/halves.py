@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from eaves.core.net import output_shape
+from eaves.core.roles import Upload
 from eaves.data.load import interface_of
 from eaves.data.source import Interface
 from eaves.errors import ConfigError, StateError
@@ -16,6 +18,7 @@ from eaves.experiments.build import Job, build_job, build_method, wire_of
 from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
 from eaves.experiments.config import TrainConfig, load_config
 from eaves.experiments.phases import AugmentedInputs
+from eaves.experiments.precision import AUTO, MOST_EXAMPLES, Step, settled
 from eaves.experiments.settings import from_values
 from eaves.methods.setup import AnswersOnly, Method
 from eaves.network.half import Accepts, Half
@@ -77,8 +80,13 @@ def _interface(shape: object, classes: object) -> Interface:
     return Interface(input_shape=(channels, height, width), classes=tuple(classes))
 
 
-def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
+def cloud_half(
+    origin: Origin, device: str, folder: Path | None = None
+) -> tuple[Half, Method, Terms]:
     """Build the cloud half; the edge's weights are neither read nor kept.
+
+    Where the precision is to be chosen, that of the cloud half on this machine is, and the choice
+    is kept in ``folder``. Without one nothing is to be learnt, and nothing is measured.
 
     Raises:
         ConfigError: a method or combination that a cloud cannot serve.
@@ -92,6 +100,7 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
             "full-cloud normalises inputs in the cloud, which does not know their mean here: make "
             "a bundle where the data is, with `eaves bundle`, and start from it"
         )
+    config = _settled(config, interface, folder)
     built = build_method(config, interface)
     method = built.method
     terms = terms_of(config, interface, method, built.cut)
@@ -114,6 +123,25 @@ def cloud_half(origin: Origin, device: str) -> tuple[Half, Method, Terms]:
     if config.mixes and config.mixing.cloud_ends is not None:  # answers are features, no logits
         half = replace(half, answer_codec=half.reply_codec)
     return half, replace(method, edge_modules={}), terms
+
+
+def _settled(config: TrainConfig, interface: Interface, folder: Path | None) -> TrainConfig:
+    if config.precision != AUTO:
+        return config
+    if folder is None or config.in_one_place:
+        return replace(config, precision="fp32")
+    size = min(config.batch_size, MOST_EXAMPLES)
+
+    def step(tried: TrainConfig) -> Step:
+        method = build_method(tried, interface).method
+        cloud = method.cloud
+        assert cloud is not None, "a method that is trained over a network has a cloud half"
+        shape = terms_of(tried, interface, method, None)["feature_shape"]
+        kind = torch.uint8 if tried.method == "full-cloud" else torch.float32
+        labels_B = torch.arange(size) % len(interface.classes)
+        return partial(cloud.step, Upload(torch.zeros(size, *shape, dtype=kind), labels_B))
+
+    return settled(config, step, folder=folder)[0]
 
 
 def _augment(origin: Origin) -> str:

@@ -15,6 +15,7 @@ from eaves.core.rules import ExitRule, name_of
 from eaves.data.batches import batches
 from eaves.errors import ConfigError
 from eaves.experiments.answering import Answerer, Cloud, FarCloud
+from eaves.experiments.bundle import refuse_dependent
 from eaves.experiments.calibrating import NAME, read_rule
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, edge_job
@@ -102,6 +103,7 @@ def infer(
     """
     if origin.bundle is None:
         raise ConfigError("expected a bundle to answer with, got a configuration: train it first")
+    refuse_dependent(origin.bundle)
     set_up(origin.config.threads)
     rule = rule_of(config, origin.bundle)
     job, _ = edge_job(origin, trains=False)

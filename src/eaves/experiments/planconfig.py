@@ -6,7 +6,7 @@ from typing import final
 
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.config import CHOICES, HIDING
+from eaves.experiments.config import HIDING
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
 from eaves.planner.devices import DEVICES
@@ -20,6 +20,7 @@ CODECS = "int8,int8+zstd,int4+zstd,int2+zstd"
 INPUT_CODECS = "raw"
 MADE_UP = "made-up images"
 """Where payloads come from that no data set was coded for."""
+_MOST_VALUES = 2**26  # of one input, 67 million
 _MOST = 1e15  # of what a limit may allow: no more than a way not to have it
 
 
@@ -61,7 +62,7 @@ class ProfileConfig:
         if self.exit is not None:
             expect_choice(self, "exit", ("conv", "linear", "mlp"))
         if self.precision is not None:
-            expect_choice(self, "precision", CHOICES["precision"])
+            expect_choice(self, "precision", ("fp32", "bf16"))
         for name, least in (("batch_size", 1), ("classes", 2)):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, least)
@@ -126,6 +127,8 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise ConfigError(f"expected --input as CxHxW, as in 3x32x32, got {text!r}")
     channels, height, width = map(int, sides)
+    if channels * height * width > _MOST_VALUES:
+        raise ConfigError(f"expected an --input of at most {_MOST_VALUES:,} values, got {text!r}")
     return channels, height, width
 
 

@@ -19,6 +19,7 @@ from eaves.data.source import Source, channel_stats
 from eaves.data.synthetic import made_up
 from eaves.errors import ConfigError
 from eaves.experiments.build import pick_device
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.planconfig import (
     CODECS,
     INPUT_CODECS,
@@ -75,7 +76,7 @@ def take_profile(
         device=device,
         codecs=_codecs("--codecs", config.codecs or CODECS, torch.float32),
         input_codecs=_codecs("--input-codecs", config.input_codecs or INPUT_CODECS, torch.uint8),
-        reply_codec="fp16",
+        reply_codec=TrainConfig.reply_codec,
         version=__version__,
         machine=_machine(config, device),
         payloads_from=material.payloads_from,

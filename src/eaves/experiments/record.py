@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -49,6 +49,9 @@ class RunRecord:
     """What was hidden, by which noise, and what that proves; None where nothing was."""
     network: dict[str, Any] | None = None
     """How the run went over a network; None where the link was emulated."""
+    notices: list[str] = field(default_factory=list)
+    """What was left out of the data, which classes lack examples, and what makes the accuracy
+    another one in use: sentences for people."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -81,7 +84,10 @@ def record_of(
         config_hash=config.hash(),
         config=config.to_dict(),
         versions=versions(),
-        hardware=hardware(config.threads),
+        hardware={
+            **hardware(config.threads),
+            **({} if job.precision is None else {"precision_chosen": asdict(job.precision)}),
+        },
         accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
         time=_times(totals),
         bytes={
@@ -95,6 +101,7 @@ def record_of(
         },
         complete=complete,
         privacy=job.privacy,
+        notices=list(job.dataset.notices),
     )
 
 

@@ -8,12 +8,20 @@ from typing import final
 
 from torch import nn
 
+from eaves.core.independence import Dependence, inputs_seen
 from eaves.core.rates import Rate
 from eaves.experiments.answering import Beside
 from eaves.experiments.build import Job, build_job
-from eaves.experiments.bundle import facts_of, write_bundle
+from eaves.experiments.bundle import ON_BATCH, facts_of, write_bundle
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.evaluate import evaluate
+from eaves.experiments.evaluate import (
+    changed_alone,
+    dependence_text,
+    dependences,
+    evaluate,
+    on_batch,
+    parts_of,
+)
 from eaves.experiments.phases import Phase, phases_of
 from eaves.experiments.position import Position, begin, restore, save
 from eaves.experiments.record import RunRecord, record_of, write_record
@@ -120,13 +128,22 @@ def _steps_taken(phases: list[Phase], position: Position) -> int:
 def _finish(job: Job, position: Position, steps: int, *, complete: bool) -> RunRecord:
     cloud = job.method.cloud_predictor
     accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
+    method, codec, parts = job.method, job.wire.codec, parts_of(job.method)
+    found: dict[str, Dependence] = {}
+    notices: tuple[str, ...] = ()
     if complete:
-        answers = None if cloud is None else Beside(cloud)
-        method, codec = job.method, job.wire.codec
-        accuracy = evaluate(method.edge_predictor, answers, job.dataset.test, codec, method.shield)
+        answers, test = None if cloud is None else Beside(cloud), job.dataset.test
+        with inputs_seen(parts) as seen:
+            accuracy = evaluate(method.edge_predictor, answers, test, codec, method.shield)
+        found = dependences(parts, seen)
+        notices = tuple(dependence_text(name, why) for name, why in found.items())
+        if answers is not None and not (found or job.config.hides or job.config.mixes):
+            notices = changed_alone(method.edge_predictor, answers, test, codec)
     record = record_of(job, position.totals, steps, accuracy, complete=complete)
+    record = replace(record, notices=[*record.notices, *notices])
     if complete:
-        sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
-        write_bundle(job.config.out / "bundle", sides, facts_of(record, job.dataset.interface))
+        sides = {"edge": method.edge_modules, "cloud": method.cloud_modules}
+        facts = facts_of(record, job.dataset.interface) | {ON_BATCH: on_batch(found)}
+        write_bundle(job.config.out / "bundle", sides, facts)
     write_record(job.config.out, record)
     return record

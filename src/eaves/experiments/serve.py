@@ -91,7 +91,7 @@ class _Service:
     """What a service is made of: the half, its trainer and the trainer's thread, the server."""
 
     def __init__(self, origin: Origin, config: ServeConfig, group: Group):
-        half, self._method, self._terms = cloud_half(origin, config.device)
+        half, self._method, self._terms = cloud_half(origin, config.device, config.out)
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
                 f"--merge {config.merge} is for methods that send nothing back; "

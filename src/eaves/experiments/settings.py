@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 C = TypeVar("C", bound="DataclassInstance")
+MOST: Final = {
+    "threads": 1_024,
+    "image_size": 1_024,
+    "adversaries": 1_000,
+    "classes": 1_000_000,
+    "batch_size": 1_000_000,
+    "copies": 100_000,
+    "max_edges": 1_000_000,
+    "max_queries": 1_000_000,
+    "merge": 1_000_000,
+    "fleet": 1_000_000,
+    "group": 10_000,
+    "components": 1_000_000,
+}
+"""The most that counts may be, where that is less than a billion: beyond lies a typing mistake."""
+_MOST_OF_OTHERS: Final = 1_000_000_000
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -180,10 +196,15 @@ def _names(allowed: Iterable[type]) -> str:
 
 
 def expect_at_least(config: object, name: str, least: int) -> None:
-    """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``."""
-    value = getattr(config, name)
-    if not isinstance(value, int) or value < least:
+    """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``.
+
+    Nor may it be above what :data:`MOST` has of it: a million threads end a process without a word.
+    """
+    value, most = getattr(config, name), MOST.get(name, _MOST_OF_OTHERS)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"expected {_flag(name)} of {least} or more, got {value!r}")
+    if value > most:
+        raise ConfigError(f"expected {_flag(name)} from {least} to {most:,}, got {value:,}")
 
 
 def expect_between(config: object, name: str, low: float, high: float) -> None:

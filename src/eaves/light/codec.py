@@ -7,6 +7,7 @@ Dimension key:  B batch   C channels (1 where the range is one for the tensor)  
                 N all elements
 """
 
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Final, final
@@ -23,6 +24,7 @@ Features = npt.NDArray[np.float32]
 
 _LARGEST: Final = 1e38  # of an element in 8 bits, and the rest: as codecs/affine.py has it
 _LEVELS: Final = 255
+_SCALED: Final = "fp16:scaled"
 _TINY: Final = np.finfo(np.float32).tiny
 _SHIFTED, _ZERO_LO = b"\0", b"\1"
 
@@ -103,7 +105,7 @@ class LightCodec:
 
 
 def decode_floats(data: Buffer, *, limit_bytes: int) -> Features:
-    """Return the float32 tensor of an fp32 or fp16 payload: what clouds answer in.
+    """Return the float32 tensor of an fp32, fp16 or fp16:scaled payload: what clouds answer in.
 
     Raises:
         PayloadError: damaged, of another codec, not finite, or larger than ``limit_bytes``.
@@ -113,7 +115,7 @@ def decode_floats(data: Buffer, *, limit_bytes: int) -> Features:
     """
     payload = Payload.from_bytes(data)
     layout = payload.layout
-    if payload.codec not in ("fp32", "fp16") or layout.channels_last:
+    if payload.codec not in ("fp32", "fp16", _SCALED) or layout.channels_last:
         raise PayloadError(
             f"expected an answer in fp32 or fp16, got one in {payload.codec!r}; is the cloud of a "
             "later Eaves?"
@@ -123,9 +125,13 @@ def decode_floats(data: Buffer, *, limit_bytes: int) -> Features:
             f"an answer of shape {layout.shape} needs {4 * layout.elements} bytes, above the limit "
             f"of {limit_bytes}"
         )
-    expect_bytes("parameters", len(payload.params), 0)
+    expect_bytes("parameters", len(payload.params), 1 if payload.codec == _SCALED else 0)
     expect_bytes("body", len(payload.body), layout.elements * (4 if payload.codec == "fp32" else 2))
     found = _from_fp32(payload.body) if payload.codec == "fp32" else _from_fp16(payload.body)
+    if payload.codec == _SCALED:
+        (exponent,) = struct.unpack("<b", payload.params)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            found = np.ldexp(found, -exponent)
     if not np.isfinite(found).all():
         raise PayloadError("expected finite logits from the cloud, got NaN or infinity")
     return found.reshape(layout.shape)

@@ -35,6 +35,8 @@ class NetEntry:
 _HE = "He et al. 2015, Deep Residual Learning for Image Recognition"
 _SIMONYAN = "Simonyan and Zisserman 2015, Very Deep Convolutional Networks, Table 1"
 
+_MOST_CLASSES = 1_000_000
+
 NETS: dict[str, NetEntry] = {
     "small": NetEntry(
         build=small,
@@ -128,8 +130,8 @@ def build_net(
     >>> build_net("resnet20", classes=10, input_shape=(3, 32, 32)).names
     ('stem', 'layer1', 'layer2', 'layer3', 'head')
     """
-    if classes < 2:
-        raise ConfigError(f"expected 2 or more classes, got {classes}")
+    if not 2 <= classes <= _MOST_CLASSES:
+        raise ConfigError(f"expected 2 or more classes, up to {_MOST_CLASSES:,}, got {classes:,}")
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(
             f"expected an input shape of (channels, height, width), got {input_shape}"

@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
-from math import prod
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from eaves.core.memory import kept_for_backward
+from eaves.planner.counting import counted
 from eaves.planner.profile import Stage
 
 _FEW, _MORE = 2, 4  # batches that bytes are counted at, to part what grows with the batch
@@ -107,6 +105,7 @@ def _analyse(
         moved_bytes=moved + moved_fixed / batch_size,
         operations=more.operations,
         times=None,
+        uncounted=macs[2],
     )
     return stage, output
 
@@ -134,33 +133,15 @@ def _kept_along(
 
 def _macs(
     module: nn.Module, x: Tensor, forward: Callable[[], Any], *, linked: bool
-) -> tuple[float, float]:
-    """Return the multiply-accumulates of a forward and a backward pass."""
-    # Attention by its formula: torch does not count the kernel that a CPU has for it.
-    with sdpa_kernel(SDPBackend.MATH):
-        with _counting() as ahead, forward():
-            output = module(_entering(x, linked=linked))
-        if not output.requires_grad:
-            return ahead.get_total_flops() / 2, 0.0
-        with _counting() as back:
-            output.backward(torch.ones_like(output))
-    return ahead.get_total_flops() / 2, back.get_total_flops() / 2
-
-
-def _counting() -> FlopCounterMode:
-    custom = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-    return FlopCounterMode(display=False, custom_mapping=custom)
-
-
-def _convolution_backward_flops(*shapes: Any, out_shape: Any) -> int:
-    """Count each gradient like the forward pass; torch's own count takes no notice of groups.
-
-    ``shapes`` are the arguments of the operation, with shapes in place of tensors.
-    """
-    (grad_BC, x_BC, weight), transposed, wanted = shapes[:3], shapes[7], shapes[10]
-    positions = prod((x_BC if transposed else grad_BC)[2:])
-    flops: int = 2 * sum(wanted[:2]) * x_BC[0] * positions * prod(weight)
-    return flops
+) -> tuple[float, float, tuple[str, ...]]:
+    """Return the multiply-accumulates of a forward and a backward pass, and what has no count."""
+    with counted(module) as ahead, forward():
+        output = module(_entering(x, linked=linked))
+    if not output.requires_grad:
+        return ahead.macs, 0.0, ahead.uncounted
+    with counted() as back:
+        output.backward(torch.ones_like(output))
+    return ahead.macs, back.macs, ahead.uncounted
 
 
 def _entering(x: Tensor, *, linked: bool) -> Tensor:

@@ -4,7 +4,7 @@ Dimension key:  B batch   K classes
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -54,8 +54,9 @@ _NEEDS_VALUES = (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-_LEAST_REPEATS = 2
-_CODED_BATCHES = 2
+_CODED_BATCHES = 2  # at most
+_PART_S = 0.25  # of a step that is compared with two at once
+_LEAST_PART = 8
 _REDUCED = 3
 
 
@@ -83,8 +84,8 @@ class Conditions:
     together: bool = True
     """Also time two steps at once, for plans with both sides on this machine."""
     budget_s: float = 10.0
-    """Seconds after which no repeat of the timing begins. There are two at least, besides the
-    warm-up; one of what matters less: exits, inference, and parts that pass no gradient on."""
+    """Seconds after which no repeat of the timing begins, the warm-up counted in. There is one
+    repeat at least: a step that takes longer than the budget is timed once, and has no spread."""
 
 
 def measure(
@@ -104,7 +105,7 @@ def measure(
     yield "timing stages" if conditions.timed else "coding features"
     chain = Chain(stages, schedule, device)
     exits = {cut: Piece(head, schedule, device) for cut, head in heads.items()}
-    coded = _repeat(chain, exits, batches, clock, conditions)
+    coded = yield from _repeat(chain, exits, batches, clock, conditions)
     beside = 1.0
     if conditions.timed:
         facts = [replace(fact, times=clock.times(fact.name)) for fact in facts]
@@ -115,7 +116,7 @@ def measure(
     if conditions.timed and conditions.together:
         yield "timing two at once"
         pair = (chain, Chain(deepcopy(stages), schedule, device))
-        beside = contention(pair, batch, Clock(device), sum(map(_step_s, facts)))
+        beside = _contention(pair, batch, device, sum(map(_step_s, facts)))
     yield "measuring memory"
     peaks = _peaks(stages, heads, batch, conditions)
     yield Profile(
@@ -145,6 +146,22 @@ def _counted(
         z = torch.zeros(()).expand(len(batch.labels), *stage.output_shape)
         found[stage.name] = analyse_chain({"exit": heads[stage.name]}, z, forward)[0]
     return facts, found, heads
+
+
+def _contention(pair: tuple[Chain, Chain], batch: Batch, device: torch.device, s: float) -> float:
+    """Return how much longer a step takes beside another, where one of ``batch`` takes ``s``.
+
+    A long one is compared on a part of the batch: the ratio is what matters.
+    """
+    part = max(_LEAST_PART, int(len(batch.labels) * _PART_S / max(s, _PART_S)))
+    if part < len(batch.labels):
+        batch, clock = Batch(batch.inputs[:part], batch.labels[:part]), Clock(device)
+        for _ in range(2):  # a warm-up first
+            clock.forget()
+            with clock.time("step", "alone"):
+                pair[0].step(batch, Clock(device))
+        s = clock.seconds("step", "alone").median_s
+    return contention(pair, batch, Clock(device), s)
 
 
 def _step_s(stage: Stage) -> float:
@@ -263,23 +280,26 @@ def _repeat(
     batches: Iterator[Batch],
     clock: Clock,
     conditions: Conditions,
-) -> dict[str, tuple[CodecCost, ...]]:
+) -> Generator[str, None, dict[str, tuple[CodecCost, ...]]]:
     """Take steps until the budget is spent, the first as a warm-up; return the codecs' figures.
 
-    Where nothing is timed, as many as are coded.
+    Yield how far it is. Where nothing is timed, as many as are coded.
     """
     coding, started = _Coding(conditions, list(exits)), perf_counter()
-    warmups = 1 if conditions.timed else 0
-    least = warmups + (_LEAST_REPEATS if conditions.timed else _CODED_BATCHES)
+    warmups, timed = int(conditions.timed), conditions.timed
+    least = warmups + (1 if timed else _CODED_BATCHES)
     for repeat in count():
-        in_time = conditions.timed and perf_counter() - started < conditions.budget_s
-        if repeat >= least and not in_time:
+        spent_s = perf_counter() - started
+        if repeat >= least and not (timed and spent_s < conditions.budget_s):
             break
+        if timed:
+            yield _timing_text(repeat, spent_s, conditions.budget_s)
         with clock.time("batch", "fetch"):
             batch = next(batches)
         with _one_example_explained(len(batch.labels)):
             outputs = chain.step(batch, clock)
-            if conditions.timed and (repeat < _LEAST_REPEATS or in_time):
+            # What follows has been warmed up by the step itself where that took its time.
+            if timed and (repeat or perf_counter() - started < conditions.budget_s / 2):
                 chain.step(batch, clock, linked=False)
                 chain.infer(batch, clock)
                 for cut, piece in exits.items():
@@ -289,6 +309,17 @@ def _repeat(
         elif repeat < warmups + _CODED_BATCHES:
             coding.add(chain, outputs, batch)
     return coding.costs()
+
+
+def _timing_text(repeat: int, spent_s: float, budget_s: float) -> str:
+    """Return how far the timing is.
+
+    >>> _timing_text(0, 0.0, 2.0), _timing_text(3, 1.25, 2.0)
+    ('timing stages: warming up', 'timing stages: repeat 3, 1.2 of 2 s')
+    """
+    if not repeat:
+        return "timing stages: warming up"
+    return f"timing stages: repeat {repeat}, {spent_s:.1f} of {budget_s:g} s"
 
 
 def _peaks(

@@ -120,6 +120,8 @@ class Stage:
     """Of one forward pass."""
     times: StageTimes | None
     """None where the machine was not measured, only the net."""
+    uncounted: tuple[str, ...] = ()
+    """Operations on weights whose multiply-accumulates are not known, by name."""
 
     @property
     def values(self) -> int:
@@ -174,6 +176,11 @@ class Profile:
     def cuts(self) -> tuple[str, ...]:
         """The places where the net can be cut, from input to output."""
         return tuple(stage.name for stage in self.stages[:-1])
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """The operations on weights of any stage that no count is known for."""
+        return tuple(sorted({name for stage in self.stages for name in stage.uncounted}))
 
     @property
     def measured(self) -> bool:
@@ -326,7 +333,15 @@ def _stage(facts: dict[str, Any]) -> Stage:
     for name in _FIGURES:
         _figure(facts[name])
     _expect(str, facts["name"])
-    return Stage(**{**facts, "output_shape": _shape(facts["output_shape"]), "times": times})
+    uncounted = tuple(_expect(str, name) for name in _expect(list, facts.get("uncounted", [])))
+    return Stage(
+        **{
+            **facts,
+            "output_shape": _shape(facts["output_shape"]),
+            "times": times,
+            "uncounted": uncounted,
+        }
+    )
 
 
 def _codec(facts: dict[str, Any]) -> CodecCost:

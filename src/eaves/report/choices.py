@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from eaves.core.units import percent_text
 from eaves.data.load import DATASETS, dataset_table, load_dataset, make_synthetic
 from eaves.experiments.cuts import cut_facts
 from eaves.nets.build import NETS, NetEntry, build_net
+from eaves.report.plans import uncounted_text
 from eaves.report.stdout import console, plain_table, print_lines
 
 
@@ -63,12 +65,14 @@ def show_cuts(
             "x".join(map(str, fact.feature_shape)),
             f"{fact.values:,}",
             f"{fact.values / prod(input_shape):.2f}",
-            f"{fact.edge_macs:.0%}",
-            f"{fact.edge_params:.1%}",
+            f"{percent_text(fact.edge_macs, digits=0)}%",
+            f"{percent_text(fact.edge_params)}%",
         )
     table.caption = (
         "8-bit / raw: bytes of 8-bit features, before compression, for each of the input"
     )
+    if facts and facts[0].uncounted:
+        table.caption += f". {uncounted_text(facts[0].uncounted)}"
     console().print(table)
     return 0
 
@@ -96,5 +100,6 @@ def fetch_data(name: str, root: Path | None, *, download: bool, synthetic: bool)
         f"{dataset.name}: {len(dataset.train):,} to train, {len(dataset.test):,} to test, {shape}, "
         f"{len(dataset.classes)} classes. Terms: {terms}."
     )
-    console().out(text, highlight=False)
+    for line in (text, *dataset.notices):
+        console().out(line, highlight=False)
     return 0

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eaves.core.rates import Rate
-from eaves.core.units import bytes_text
+from eaves.core.units import bytes_text, percent_text
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.access import target_of
 from eaves.experiments.answering import Beside, Cloud, FarCloud
@@ -62,9 +62,9 @@ def _print_answers(event: Answered, printed: Console) -> None:
 def _print_record(record: InferRecord, printed: Console) -> None:
     table = plain_table("answered by", "examples", "share %", "accuracy %")
     for who in (who for who in ANSWERED_BY if record.by[who]):
-        share = 100 * record.by[who] / record.examples
+        share = percent_text(record.by[who] / record.examples)
         table.add_row(
-            ANSWERED_BY[who], f"{record.by[who]:,}", f"{share:.1f}", _percent(record.accuracy(who))
+            ANSWERED_BY[who], f"{record.by[who]:,}", share, _percent(record.accuracy(who))
         )
     table.add_row("all", f"{record.examples:,}", "100.0", _percent(record.accuracy()))
     printed.print(table)
@@ -86,7 +86,7 @@ def _print_record(record: InferRecord, printed: Console) -> None:
 
 
 def _percent(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} ± {50 * (rate.high - rate.low):.1f}"
+    return f"{percent_text(rate.value)} ± {50 * (rate.high - rate.low):.1f}"
 
 
 def show_calibration(

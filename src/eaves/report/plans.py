@@ -1,5 +1,6 @@
 """A plan in the terminal: the table, the words, the lines of JSON. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eaves.core.rates import Rate
-from eaves.core.units import bytes_text, joules_text, seconds_text
+from eaves.core.units import bytes_text, joules_text, percent_text, seconds_text
 from eaves.experiments.planconfig import PlanConfig
 from eaves.planner.cost import Cost, inference_cost, training_cost
 from eaves.planner.devices import DEVICES
@@ -84,7 +85,10 @@ def _cells(verdict: Verdict, whole: Cost, baseline: Cost | None) -> list[str]:
         ("* " if verdict.front else "  ") + str(row.candidate),
         seconds_text(cost.epoch_s),
         saved,
-        *(f"{_ratio(s, cost.epoch_s):.0%}" for s in (cost.edge_s, cost.link_s, cost.cloud_s)),
+        *(
+            f"{percent_text(_ratio(s, cost.epoch_s), digits=0)}%"
+            for s in (cost.edge_s, cost.link_s, cost.cloud_s)
+        ),
         bytes_text(cost.bytes_per_sample) if cost.bytes_up else "-",
         f"{bytes_text(held_bytes(cost))} ({held_bytes(cost) / held_bytes(whole):.0%})",
         _energy(cost, whole),
@@ -101,7 +105,7 @@ def _ratio(part: float, whole: float) -> float:
 def _probe(rate: Rate | None) -> str:
     if rate is None:
         return "-"
-    return f"{rate.value:.1%} ±{(rate.high - rate.low) / 2:.1%}"
+    return f"{percent_text(rate.value)}% ±{(rate.high - rate.low) / 2:.1%}"
 
 
 def _energy(cost: Cost, whole: Cost) -> str:
@@ -137,6 +141,15 @@ def _caption(plan: Plan) -> str:
     )
 
 
+def uncounted_text(names: Sequence[str]) -> str:
+    """Return a warning that the work of these operations is not known."""
+    return (
+        f"WARNING: not counted as work: {', '.join(names)}. These operations use weights, and how "
+        "much they multiply is not known: shares of the work, and times of preset devices, are too "
+        "low where they are; measured times hold"
+    )
+
+
 def places_text(config: PlanConfig, scenario: Scenario) -> str:
     """Return in words what the machines are, and how far their times can be trusted."""
     sides = {"edge": (config.edge, scenario.edge), "cloud": (config.cloud, scenario.cloud)}
@@ -149,6 +162,8 @@ def places_text(config: PlanConfig, scenario: Scenario) -> str:
         else:
             machine = profile.machine.get("gpu") or profile.machine.get("cpu", "")
             lines.append(f"{side}: {place}, measured ({machine})")
+    if uncounted := scenario.edge.uncounted:
+        lines.append(uncounted_text(uncounted))
     slower = "" if config.edge_slowdown == 1 else f", edge {config.edge_slowdown:g} times slower"
     return "\n".join([*lines, f"link: {config.link}{slower}"])
 
@@ -165,6 +180,7 @@ def plan_facts(
         "link": config.link,
         "edge_slowdown": config.edge_slowdown,
         "payloads_from": scenario.edge.payloads_from,
+        "uncounted": scenario.edge.uncounted,
         "batches": scenario.batches,
         "epochs": scenario.epochs,
         "inference": plan.inference,

@@ -6,9 +6,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from eaves.core.units import bytes_text
+from eaves.core.units import bytes_text, percent_text
 from eaves.planner.embeddings import DeviceCost
 from eaves.planner.profile import CodecCost, Profile, Seconds, Stage
+from eaves.report.plans import uncounted_text
 
 
 def stages_table(profile: Profile) -> Table:
@@ -31,6 +32,8 @@ def stages_table(profile: Profile) -> Table:
         "interquartile range of a batch. Training peak: of the edge part that ends there, with its "
         "exit; of the whole net in the last line of stages."
     )
+    if profile.uncounted:
+        table.caption += f" {uncounted_text(profile.uncounted)}."
     return table
 
 
@@ -95,8 +98,8 @@ def _device_cells(cost: DeviceCost) -> list[str]:
     return [
         cost.cut,
         f"{cost.embedding}, {cost.codec}",
-        f"{cost.macs_share:.1%}",
-        f"{cost.params_share:.1%}",
+        f"{percent_text(cost.macs_share)}%",
+        f"{percent_text(cost.params_share)}%",
         "-" if cost.time is None else about + _ms(cost.time),
         "-" if each_ms is None else _digits(each_ms),
         ("" if cost.memory_followed else "~") + bytes_text(cost.memory_bytes),

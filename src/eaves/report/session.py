@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from eaves.errors import ConfigError
 from eaves.experiments.compare import compared, finished, interrupted, own_name
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.precision import AUTO, choice_text
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
 from eaves.report.live import Live
@@ -35,6 +37,8 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     records: dict[str, dict[str, Any]] = {}
     with interruptible() as asked:
         for name, one in runs.items():
+            if one.precision == AUTO and records:  # compare under the same conditions
+                one = replace(one, precision=records[own_name(config)]["config"]["precision"])
             record = finished(one) if resume else None
             record = record or _run(one, name, err, asked.stop, resume=resume)
             if not record["complete"]:
@@ -42,6 +46,10 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
                 err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
                 raise KeyboardInterrupt
             records[name] = record
+            if (choice := record["hardware"].get("precision_chosen")) is not None:
+                err.out(f"{name}: {choice_text(choice)}", highlight=False)
+            for notice in record.get("notices", ()):
+                err.out(f"{name}: {notice}", highlight=False)
     if as_json:
         for record in [*list(records.values())[1:], records[own_name(config)]]:
             out.out(json.dumps(record), highlight=False)

@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from eaves.core.units import bytes_text
+from eaves.core.units import bytes_text, percent_text
 
 Record = Mapping[str, Any]
 
@@ -91,4 +91,4 @@ def rate_text(rate: Mapping[str, float] | None) -> str:
     if rate is None:
         return "-"
     half = (rate["high"] - rate["low"]) / 2
-    return f"{100 * rate['value']:.1f} ±{100 * half:.1f}"
+    return f"{percent_text(rate['value'])} ±{100 * half:.1f}"

@@ -5,14 +5,26 @@ from typing import Final
 
 import torch
 
+from eaves.errors import ConfigError
+
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_BYTES: Final = 32 * 2**20  # the largest that it takes
 _TRIM_BYTES: Final = 256 * 2**20
 
 
+MOST_THREADS: Final = 1_024
+"""OpenMP ends the process, without an exception, where it cannot start as many as it is told."""
+
+
 def set_up(threads: int) -> None:
-    """Compute with so many CPU threads, and keep freed memory for the next step."""
+    """Compute with so many CPU threads, and keep freed memory for the next step.
+
+    Raises:
+        ConfigError: less than one, or more than :data:`MOST_THREADS`.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"expected --threads from 1 to {MOST_THREADS:,}, got {threads:,}")
     torch.set_num_threads(threads)
     keep_freed_memory()
 
