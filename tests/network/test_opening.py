@@ -199,3 +199,30 @@ def test_a_query_that_nobody_waits_for_is_not_decoded() -> None:
             threading.Event().wait(0.02)
     assert len(work) == 0
     assert work.take_queries(9) == []
+
+
+@pytest.mark.parametrize(
+    ("codec", "rows", "at_once"),
+    [
+        ("int8+zstd", 1, True),
+        ("fp32", 4, True),
+        ("int8+zstd", 1500, False),
+        ("fp32+range", 1, False),
+    ],
+)
+def test_small_queries_are_open_as_they_come_and_others_go_to_the_threads(
+    codec: str, rows: int, at_once: bool
+) -> None:
+    work = WorkQueue(opens=True)
+    opener = Opener(replace(FEATURES, codec=codec, query_batch=2000), work)  # no thread has begun
+    query = QueryWork(parse_codec(codec).encode(torch.zeros(rows, 4, 2, 2)), edge="a")
+    assert len(query.payload) < 2**16  # also where what it holds is not
+    opener.ask(query)
+    assert work.take_queries(9) == ([query] if at_once else [])
+    bad = QueryWork(b"bad", edge="a")
+    opener.ask(bad)
+    assert work.take_queries(9) == []
+    opener.start()
+    with pytest.raises(PayloadError):
+        bad.answer.result(timeout=10)
+    opener.close()

@@ -6,6 +6,7 @@ half takes before anything is decoded, so that nothing costs more than what an h
 
 import logging
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import Final, final
 
@@ -22,6 +23,8 @@ from eaves.network.workqueue import QueryWork, UploadWork, WorkQueue
 
 _THREADS: Final = 4  # one edge has one of them at most
 _LONGEST_S: Final = 10.0  # a payload of what was agreed takes far less
+_SMALL_BYTES: Final = 2**16  # decoded sooner than another thread could be asked to
+_SLOW_STAGES: Final = frozenset(("range", "png", "jpeg"))
 _log = logging.getLogger(__name__)
 
 
@@ -39,8 +42,8 @@ def open_upload(accepts: Accepts, payload: Buffer) -> Upload:
     return Upload(features, labels_B)
 
 
-def open_query(accepts: Accepts, payload: Buffer) -> Tensor:
-    """Return the features of a query.
+def open_query(accepts: Accepts, payload: Buffer, *, limit_bytes: int | None = None) -> Tensor:
+    """Return the features of a query, of ``limit_bytes`` at most.
 
     Raises:
         PayloadError: it is damaged, or not what the cloud half takes.
@@ -48,7 +51,7 @@ def open_query(accepts: Accepts, payload: Buffer) -> Tensor:
     with time_limit(_LONGEST_S):
         features = decode(
             payload,
-            limit_bytes=accepts.limit_bytes,
+            limit_bytes=limit_bytes or accepts.limit_bytes,
             expect=partial(accepts.expect, most=accepts.query_batch),
         )
     accepts.check(features)
@@ -62,6 +65,8 @@ class Opener:
     def __init__(self, accepts: Accepts, work: WorkQueue):
         self._accepts, self._work = accepts, work
         self._threads: list[threading.Thread] = []
+        stages = {stage.partition(":")[0] for stage in accepts.codec.split("+")}
+        self._small_bytes = 0 if stages & {"", *_SLOW_STAGES} else _SMALL_BYTES
 
     def start(self) -> None:
         """Begin to work."""
@@ -75,6 +80,15 @@ class Opener:
         self._work.end_opening()
         for thread in self._threads:
             thread.join()
+
+    def ask(self, query: QueryWork) -> None:
+        """Put a query into the queue; where it and what it holds are small, it is open by then."""
+        if len(query.payload) <= self._small_bytes:
+            with suppress(EavesError):  # of another thread, which finds the same and says so
+                query.opened.value = open_query(
+                    self._accepts, query.payload, limit_bytes=self._small_bytes
+                )
+        self._work.put(query)
 
     def _run(self, uploads_first: bool) -> None:
         while (work := self._work.next_to_open(uploads_first=uploads_first)) is not None:

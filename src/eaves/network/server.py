@@ -213,7 +213,7 @@ class Service:
             raise PayloadError(f"expected a ticket of up to {_MOST_TICKET} bytes")
         work = QueryWork(query.payload, edge=peer.name)
         self.held.hold(peer.name, work, len(work.payload))
-        self._trainer.work.put(work)
+        self._trainer.ask(work)
         answer: bytes = await asyncio.wrap_future(work.answer)
         return Answer(payload=answer, ticket=query.ticket)
 

@@ -76,6 +76,7 @@ class Trainer:
         self._replays = Replays()
         self._stopping = threading.Event()
         self._opener = Opener(half.accepts, self.work)
+        self.ask = self._opener.ask  # to be called from the server's thread, with a query
         self._restore()
 
     def _restore(self) -> None:

@@ -179,6 +179,9 @@ class WorkQueue:
     def put(self, work: UploadWork | QueryWork) -> None:
         """Add work at the end; an upload that comes after :meth:`close` is let go."""
         with self._changed:
+            if isinstance(work, QueryWork) and work.opened.value is not None:
+                self._add_open(work, work.opened.value)
+                return
             if isinstance(work, QueryWork):
                 self._closed_queries.add(work.edge, work)
             elif not self._closed:
@@ -315,12 +318,16 @@ class WorkQueue:
         with self._changed:
             del self._opening[work.edge]
             if isinstance(work, QueryWork) and work.opened.value is not None:
-                self._open_queries.add(work.edge, work)
-                size = self._open_bytes.get(work.edge, 0) + work.opened.value.nbytes
-                self._open_bytes[work.edge] = size
-            self._changed.notify()
+                self._add_open(work, work.opened.value)
+            else:
+                self._changed.notify()
             if self._uploads.count or self._closed_queries.count:
                 self._to_open.notify()
+
+    def _add_open(self, work: QueryWork, value: "Tensor") -> None:
+        self._open_queries.add(work.edge, work)
+        self._open_bytes[work.edge] = self._open_bytes.get(work.edge, 0) + value.nbytes
+        self._changed.notify()
 
     def end_opening(self) -> None:
         """Let :meth:`next_to_open` return None."""
