@@ -55,10 +55,9 @@ TESTED_ELSEWHERE = {
     "eaves.network.checkpoints": "tests/network/test_trainer.py",  # the trainer's parts, as it
     "eaves.network.eaves_pb2": "tests/network/test_wire.py",  # generated
     "eaves.network.counts": "tests/network/test_trainer.py",  # uses them
-    "eaves.network.opening": "tests/network/test_trainer.py",
+    "eaves.network.health": "tests/network/test_server.py",  # which serves it
     "eaves.network.learning": "tests/network/test_trainer.py",
     "eaves.network.refusals": "tests/network/test_trainer.py",
-    "eaves.network.register": "tests/network/test_trainer.py",
     "eaves.__main__": "tests/test_cli.py",
     "eaves.nets.resnet": "tests/nets/test_nets.py",  # one set of laws for all of our nets
     "eaves.nets.vgg": "tests/nets/test_nets.py",
@@ -66,7 +65,6 @@ TESTED_ELSEWHERE = {
     "eaves.report.exporting": "tests/test_cli_device.py",
     "eaves.report.light": "tests/test_cli_device.py",
     "eaves.report.inferring": "tests/test_cli_network.py",  # what is printed, as a stranger sees it
-    "eaves.report.serving": "tests/test_cli_network.py",
     "eaves.report.choices": "tests/test_cli.py",  # what is printed, as a stranger sees it
     "eaves.report.session": "tests/test_cli.py",
     "eaves.report.stdout": "tests/test_cli.py",

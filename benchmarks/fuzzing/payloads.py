@@ -198,8 +198,9 @@ class Train(Target):
         values = (v for v in state.tensors.values() if v.is_floating_point())
         expect(all(bool(v.isfinite().all()) for v in values), "what was learnt is not finite")
         self._applied = said.applied
-        if said.applied > 2**32:
-            self._enter()
+        if said.applied > 2**32:  # another run; of too many that are not durable there is no room
+            self.close()
+            self._begin()
         return "learnt"
 
     def _said(self) -> Receipt | EavesError:

@@ -44,7 +44,8 @@ from eaves.network.eaves_pb2 import (
 )
 from eaves.network.group import Alone
 from eaves.network.keeper import Keeper
-from eaves.network.server import Limits, Server, Service
+from eaves.network.limits import Limits
+from eaves.network.server import Server, Service
 from eaves.network.spool import Spool
 from eaves.network.trainer import Trainer
 from eaves.network.uplink import Enrolment, Uplink

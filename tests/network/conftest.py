@@ -27,7 +27,8 @@ from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Hello, Receipt, W
 from eaves.network.group import Alone
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
-from eaves.network.server import Limits, Server, Service
+from eaves.network.limits import Limits
+from eaves.network.server import Server, Service
 from eaves.network.spool import Spool
 from eaves.network.trainer import Trainer
 from eaves.network.uplink import Enrolment, Uplink
@@ -36,6 +37,7 @@ from eaves.network.wire import PROTOCOL, TRAIN, pack_edge_message, pack_terms, u
 TERMS: Final = {"method": "noting", "cut": "c"}
 FP32: Final = parse_codec("fp32")
 VALUES: Final = 4
+ANY: Final = Accepts(feature_shape=(VALUES,), dtype=torch.float32, classes=2**31)
 PATIENCE_S: Final = 20.0  # of a test, for what takes far less unless the machine is overloaded
 FAST: Final = Limits(hello_s=0.4, handshake_s=1.0, ping_s=0.4, pong_s=0.4)
 
@@ -103,7 +105,9 @@ class Cloud:
         credentials: grpc.ServerCredentials | None = None,
         every_s: float = 0.05,
         reply_values: int = 0,
+        accepts: Accepts = ANY,
     ):
+        self._accepts = accepts
         self._folder, self.limits, self._every_s = folder, limits, every_s
         self._gate, self._credentials = gate or Gate(None), credentials
         self._reply_values = reply_values
@@ -122,7 +126,7 @@ class Cloud:
         half = Half(
             learner=self.learner,
             predictor=Doubling(),
-            accepts=Accepts(feature_shape=(VALUES,), dtype=torch.float32, classes=2**31),
+            accepts=self._accepts,
             reply_codec=FP32,
         )
         self._keeper = Keeper(self._folder, pack_terms(TERMS), every_s=self._every_s)
@@ -132,6 +136,8 @@ class Cloud:
         self.port = self.server.start(f"127.0.0.1:{self.port}", self._credentials)
         self.worker = threading.Thread(target=self.trainer.run, name="eaves-trainer")
         self.worker.start()
+        # All threads are there from now on, for tests that count them.
+        assert wait_until(lambda: any("opener-3" in t.name for t in threading.enumerate()))
         self.running = True
         return self
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaves.errors import StateError
-from eaves.network.ledger import Account, Ledger, Run
+from eaves.network.ledger import MOST_RUNS, Account, Ledger, Run
 
 RUNS = st.builds(Run, st.sampled_from(["attic", "barn"]), st.sampled_from(["1", "2"]))
 
@@ -96,10 +96,10 @@ def test_what_is_no_account_is_refused(rows: Any) -> None:
 def test_what_is_durable_never_becomes_less(ledger: Ledger, settled: dict[Run, int]) -> None:
     before = deepcopy(ledger)
     ledger.settle(settled)
-    for run in {*before.accounts, *settled}:
-        was = before.accounts.get(run, Account()).durable
-        assert ledger.of(run).durable == max(was, settled.get(run, 0))
-        assert ledger.of(run).applied == before.accounts.get(run, Account()).applied
+    assert set(ledger.accounts) == set(before.accounts)  # a run that is forgotten stays so
+    for run, was in before.accounts.items():
+        assert ledger.of(run).durable == max(was.durable, settled.get(run, 0))
+        assert ledger.of(run).applied == was.applied
 
 
 @given(LEDGERS, LEDGERS)
@@ -147,13 +147,26 @@ def test_edges_are_counted_once_however_many_runs_they_finish() -> None:
     assert ledger.all_durable(2)
 
 
-def test_an_edge_that_keeps_inventing_runs_has_its_newest_only() -> None:
-    ledger = Ledger()
-    ledger.of(Run("other", "0")).applied = 5
-    for i in range(1000):
-        ledger.of(Run("edge", str(i))).applied = i
-    assert len(ledger.accounts) == 17
-    assert ledger.of(Run("edge", "999")).applied == 999
-    assert ledger.of(Run("edge", "984")).applied == 984
-    assert Run("edge", "983") not in ledger.accounts
-    assert ledger.of(Run("other", "0")).applied == 5
+def test_room_is_made_among_the_runs_that_are_durable_and_not_needed() -> None:
+    runs = [Run("edge", str(i)) for i in range(MOST_RUNS)]
+    other = Run("other", "0")
+    ledger = Ledger({run: Account(applied=2, durable=1, steps=5) for run in [*runs, other]})
+    assert not ledger.make_room("edge", ())
+    assert ledger.make_room("other", ())
+    ledger.of(runs[3]).durable = ledger.of(runs[5]).durable = ledger.of(other).durable = 2
+    assert not ledger.make_room("edge", {runs[3], runs[5]})
+    assert ledger.make_room("edge", {runs[3]})
+    assert set(ledger.accounts) == {*runs, other} - {runs[5]}
+    assert ledger.make_room("edge", ())  # there is room already
+    assert runs[3] in ledger.accounts
+
+
+def test_who_has_trained_to_the_end_has_done_so_whatever_is_forgotten() -> None:
+    runs = [Run("edge", str(i)) for i in range(MOST_RUNS)]
+    ledger = Ledger({run: Account(applied=5, durable=5, last=5) for run in runs})
+    for i in range(100):
+        assert ledger.make_room("edge", ())
+        ledger.of(Run("edge", f"new{i}"))
+        assert len(ledger.accounts) == MOST_RUNS
+        assert ledger.finished() == 1
+    assert runs[-1] in ledger.accounts

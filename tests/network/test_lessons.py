@@ -165,6 +165,37 @@ def test_an_upload_for_which_there_is_no_room_is_named_with_what_to_do(tmp_path:
             lessons.expect_room(size)
 
 
+def test_each_edge_has_its_share_of_the_room_also_after_a_restart(tmp_path: Path) -> None:
+    size = len(payload(1))
+    room: Any = {"limit_bytes": 4 * size, "edges": 2}
+    with opened(tmp_path, **room) as lessons:
+        for seq in (1, 2):
+            lessons.expect_room(size, "evil")
+            lessons.keep(payload(seq), "evil")
+        with pytest.raises(ConfigError, match=r"of edge evil .* of each of its 2 edges: raise its"):
+            lessons.expect_room(1, "evil")
+        lessons.expect_room(size, "honest")
+        known = lessons.facts()
+        lessons.keep(payload(3), "honest")
+    with opened(tmp_path, known, **room) as lessons:
+        with pytest.raises(ConfigError, match="of edge evil"):
+            lessons.expect_room(1, "evil")
+        for seq in (3, 4):  # what no checkpoint knows is not counted either
+            lessons.expect_room(size, "honest")
+            lessons.keep(payload(seq), "honest")
+        with pytest.raises(ConfigError, match="--store-mb"):
+            lessons.expect_room(1, "honest")
+        with pytest.raises(ConfigError, match="--store-mb"):
+            lessons.expect_room(1, "third")
+
+
+@pytest.mark.parametrize("of_edge", [[1], {"a": -1}, {"a": "x"}, 3, {"a": 1.5}])
+def test_shares_that_cannot_be_are_damage(tmp_path: Path, of_edge: Any) -> None:
+    facts = {"stored": 0, "again": 0, "of_edge": of_edge}
+    with pytest.raises(StateError, match="the checkpoint keeps no count of uploads"):
+        Lessons(rounds(tmp_path)).open(facts)
+
+
 # In the trainer
 
 

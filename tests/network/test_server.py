@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.network.conftest import (
     FAST,
     VALUES,
@@ -44,8 +45,10 @@ from eaves.network.eaves_pb2 import (
     StatusReply,
     StatusRequest,
 )
-from eaves.network.server import Limits, Server
-from eaves.network.wire import INFER, MAX_MESSAGE_BYTES, PROTOCOL, STATUS, pack, unpack
+from eaves.network.half import Accepts
+from eaves.network.limits import Limits
+from eaves.network.server import Server
+from eaves.network.wire import INFER, MAX_MESSAGE_BYTES, PROTOCOL, STATUS, TRAIN, pack, unpack
 
 CloudOf = Callable[..., Cloud]
 CallerOf = Callable[..., Caller]
@@ -320,6 +323,205 @@ def test_status_tells_an_edge_of_itself_alone(
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+# One edge beside the others
+
+
+def asker(cloud: Cloud, opened: ExitStack, name: str = "edge-1") -> Callable[..., Any]:
+    """Return what asks a cloud as an edge of this name; it returns a call."""
+    channel = opened.enter_context(grpc.insecure_channel(cloud.address))
+    infer = channel.unary_unary(INFER, pack, unpack(Answer))
+
+    def ask(content: bytes, timeout_s: float = 20.0) -> Any:
+        query = Query(protocol=PROTOCOL, payload=content)
+        return infer.future(query, timeout=timeout_s, metadata=(("eaves-edge", name),))
+
+    return ask
+
+
+def code_of_call(call: Any) -> tuple[str, str]:
+    try:
+        call.result()
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+GOOD = FP32.encode(torch.ones(1, VALUES))
+
+
+def test_seventeen_runs_of_one_edge_end_nothing(cloud: Cloud, caller_of: CallerOf) -> None:
+    for n in range(3 * 17):
+        caller_of(cloud.address, "evil").enter(run=f"r{n}")
+    assert is_served(cloud, caller_of)
+    settled = cloud.trainer.counts.checkpoints
+    assert is_served(cloud, caller_of, "another")
+    assert wait_until(lambda: cloud.trainer.counts.checkpoints > settled)
+    assert cloud.worker.is_alive()
+
+
+def test_a_superseded_stream_that_reads_nothing_ends_and_is_learnt_from_no_more(
+    cloud_of: CloudOf, caller_of: CallerOf
+) -> None:
+    cloud = cloud_of(reply_values=2**18, limits=Limits())  # replies of 1 MiB
+    narrow = (("grpc.http2.lookahead_bytes", 2**16), ("grpc.http2.bdp_probe", 0))
+    older = caller_of(insecure_target(cloud.address, "evil"), options=narrow)
+    older.enter(run="old")
+    for seq in range(1, 20):
+        older.upload(seq)
+    assert wait_until(lambda: len(cloud.seen) == 19)
+    newer = caller_of(cloud.address, "evil")
+    newer.enter(run="new")
+    cloud.learner.step_s = 0.01
+    for seq in range(20, 60):
+        older.upload(seq)
+    newer.upload(1)
+    newer.receipt_of(1)
+    sleep(1.5)
+    assert cloud.seen[19:] == [1]  # nothing of what the older one has sent since
+    assert wait_until(lambda: cloud.service.shares.of("evil")._streams == 1)
+
+
+def test_what_a_superseded_stream_has_sent_is_let_go(cloud: Cloud, caller_of: CallerOf) -> None:
+    cloud.learner.step_s = 0.2
+    older = caller_of(cloud.address)
+    older.enter()
+    for seq in range(1, 5):
+        older.upload(seq)
+    assert wait_until(lambda: len(cloud.trainer.work) >= 2)
+    newer = caller_of(cloud.address)
+    applied = newer.enter().applied
+    cloud.learner.step_s = 0.0
+    for seq in range(applied + 1, 5):
+        newer.upload(seq)
+    newer.receipt_of(4)
+    assert cloud.seen == [1, 2, 3, 4]  # each once, whoever has brought it
+    assert cloud.trainer.counts.dropped >= 1
+
+
+@pytest.mark.parametrize("auth", ["certificates", "tokens"])
+@pytest.mark.parametrize("path", [INFER, STATUS, TRAIN, "/grpc.health.v1.Health/Check"])
+def test_nothing_is_received_of_who_may_not_come_in(
+    cloud_of: CloudOf, certs: Path, opened: ExitStack, auth: str, path: str
+) -> None:
+    cloud = secured(cloud_of, certs, auth)
+    target = secure_target(cloud.address, certs / "ours" / "devices" / "edge-1")
+    if auth == "certificates":
+        revoke(certs / "ours", "edge-1")
+        sleep(0.3)
+    options = (("grpc.max_send_message_length", 2**27),)
+    assert target.credentials is not None
+    channel = opened.enter_context(grpc.secure_channel(cloud.address, target.credentials, options))
+    call = channel.stream_unary(path, None, None)
+    big = bytes(60 * 2**20)
+    with suppress(grpc.RpcError):
+        call(iter([b""]), timeout=5)  # the connection is made
+    before = resident_bytes()
+    calls = [call.future(iter([big]), timeout=20) for _ in range(10)]  # with neither
+    found = {code_of_call(one)[0] for one in calls}
+    assert found == ({"OK"} if "Health" in path else {"UNAUTHENTICATED"})
+    # 600 MB were sent by this process, from one block of memory; the other end took none of it.
+    assert resident_bytes() - before < 130 * 2**20
+
+
+def test_the_queries_of_one_edge_that_wait_are_bounded_and_others_are_answered(
+    cloud_of: CloudOf, opened: ExitStack
+) -> None:
+    cloud = cloud_of(limits=Limits(edge_queries=3, edge_bytes=2**20))
+    stuck = threading.Event()
+    cloud.trainer._answers._half.predictor.answer = (  # type: ignore[method-assign]
+        lambda features: (stuck.wait(10), 2 * features)[1]
+    )
+    evil, honest = asker(cloud, opened, "evil"), asker(cloud, opened, "honest")
+    calls = [evil(GOOD) for _ in range(10)]
+    assert wait_until(lambda: sum(call.done() for call in calls) == 7)
+    other = honest(GOOD)
+    stuck.set()
+    assert code_of_call(other)[0] == "OK"
+    found = [code_of_call(call) for call in calls]
+    words = "3 queries of edge evil are waiting, which is the limit"
+    assert found.count(("OK", "")) == 3
+    assert found.count(("RESOURCE_EXHAUSTED", words)) == 7
+
+
+def test_what_one_edge_has_sent_and_waits_is_bounded_in_bytes(
+    cloud_of: CloudOf, caller_of: CallerOf
+) -> None:
+    values = 2**15
+    accepts = Accepts(feature_shape=(values,), dtype=torch.float32, classes=2**31)
+    size = len(payload(1, values))
+    limits = Limits(depth=100, edge_bytes=2 * size, max_waiting_bytes=2**30)
+    cloud = cloud_of(limits=limits, accepts=accepts)
+    cloud.learner.step_s = 0.05
+    evil, honest = caller_of(cloud.address, "evil"), caller_of(cloud.address, "honest")
+    for caller in (evil, honest):
+        caller.enter()
+    most = 0
+    for seq in range(1, 21):
+        evil.upload(seq, content=payload(seq, values))
+    honest.upload(1, content=payload(1, values))
+    while len(cloud.seen) < 21:
+        most = max(most, cloud.service.held.total)
+        sleep(0.005)
+    assert cloud.seen.index(1, 1) < 8  # honest's, soon
+    # Two wait, one more was received, one is learnt from; and as much of the other edge.
+    assert most <= 8 * (size + 4096)
+    del evil, honest
+    assert wait_until(lambda: cloud.service.held.total == 0)
+
+
+def test_streams_of_one_edge_are_bounded(cloud_of: CloudOf, caller_of: CallerOf) -> None:
+    cloud = cloud_of(limits=Limits(edge_streams=2))
+    silent = [caller_of(cloud.address, "evil") for _ in range(2)]  # they do not say hello
+    assert wait_until(lambda: cloud.service.shares.of("evil")._streams == 2)
+    third = caller_of(cloud.address, "evil")
+    assert third.refusal() == (
+        "RESOURCE_EXHAUSTED",
+        "edge evil has 2 open streams, which is the limit",
+    )
+    assert is_served(cloud, caller_of)
+    assert len(silent) == 2
+
+
+def test_calls_that_come_too_often_wait_and_others_do_not(
+    cloud_of: CloudOf, opened: ExitStack
+) -> None:
+    cloud = cloud_of(limits=Limits(calls_per_s=5))
+    own = (("grpc.use_local_subchannel_pool", 1),)  # a connection for each
+    evil, honest = (
+        opened.enter_context(grpc.insecure_channel(cloud.address, own)).unary_unary(
+            STATUS, pack, unpack(StatusReply)
+        )
+        for _ in range(2)
+    )
+    for ask, name in ((evil, "evil"), (honest, "honest")):
+        ask(StatusRequest(), timeout=5, metadata=(("eaves-edge", name),))
+    started = monotonic()
+    words = (("eaves-edge", "evil"),)
+    calls = [evil.future(StatusRequest(), timeout=20, metadata=words) for _ in range(100)]
+    honest(StatusRequest(), timeout=5, metadata=(("eaves-edge", "honest"),))
+    assert monotonic() - started < 1.0
+    assert {code_of_call(call)[0] for call in calls} <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+    assert monotonic() - started > 0.9
+
+
+def test_health_is_told_whoever_asks_and_watchers_are_few(
+    cloud: Cloud, caller_of: CallerOf, opened: ExitStack
+) -> None:
+    channel = opened.enter_context(grpc.insecure_channel(cloud.address))
+    stub = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service="eaves.v1.Cloud")
+    serving, not_serving = (health_pb2.HealthCheckResponse(status=status) for status in (1, 2))
+    assert stub.Check(request, timeout=5) == serving
+    watchers = [stub.Watch(request, timeout=20) for _ in range(8)]
+    assert [next(watcher) for watcher in watchers] == [serving] * 8
+    with pytest.raises(grpc.RpcError, match="too many watch"):
+        next(stub.Watch(request, timeout=20))
+    assert is_served(cloud, caller_of)
+    cloud.server.drain()
+    assert [next(watcher) for watcher in watchers] == [not_serving] * 8
+    assert stub.Check(request, timeout=5) == not_serving
+
+
 # With TLS
 
 
@@ -536,13 +738,14 @@ def test_a_cloud_that_stops_lets_nobody_in(cloud: Cloud, caller_of: CallerOf) ->
 
 
 def test_a_port_that_is_taken_is_refused_in_words_and_leaves_nothing(
-    cloud: Cloud, cloud_of: CloudOf
+    cloud: Cloud, capfd: pytest.CaptureFixture[str]
 ) -> None:
     threads = threading.active_count()
     server = Server(cloud.service, FAST)
     with pytest.raises(ConfigError, match="is the port in use"):
         server.start(cloud.address, None)
     assert threading.active_count() <= threads
+    assert capfd.readouterr().err == ""  # gRPC has a line of its own for it
 
 
 def test_edges_that_come_and_go_leave_nothing_behind(

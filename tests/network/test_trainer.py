@@ -421,6 +421,105 @@ def test_who_is_to_blame_is_found_among_several_and_merging_goes_on(tmp_path: Pa
     expect_equal(state_of(made), plain(uploads, STEPS, dropout=0.0))
 
 
+@final
+class Faulty(CloudLearner):
+    """A classifier whose steps fail as its ``fault`` does, before or while the weights change."""
+
+    def __init__(self, part: Optimised):
+        self._classifier = Classifier(part)
+        self.fault: Callable[[], Any] = lambda: None
+
+    @property
+    def part(self) -> Optimised:
+        return self._classifier.part
+
+    def step(self, upload: Upload) -> tuple[Tensor | None, Mapping[str, float]]:
+        self.part.modules.train()
+        if bool((upload.features > 90).any()):  # which the others have not
+            with self.part.forward():
+                self.part.modules["cloud"](upload.features)  # BatchNorm and dropout have run
+            self.fault()
+        return self._classifier.step(upload)
+
+
+def too_large() -> Tensor:
+    return torch.empty(2**61, dtype=torch.uint8)  # RuntimeError: can't allocate memory
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "out of memory": too_large,
+    "out of Python's memory": lambda: bytearray(2**62),
+    "a wrong key": lambda: dict[str, int]()["x"],
+    "an assertion": lambda: (_ for _ in ()).throw(AssertionError()),
+    "an index": lambda: list[int]()[0],
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("merge", [1, 2])
+def test_whatever_a_step_fails_with_is_the_end_of_its_upload_alone(
+    tmp_path: Path, kind: str, merge: int
+) -> None:
+    made = half(net(), Faulty)
+    assert isinstance(made.learner, Faulty)
+    made.learner.fault = FAULTS[kind]
+    with cloud(tmp_path, made, edges=2, merge=merge) as trainer:
+        evil, honest = (entered(trainer, Ear(edge)) for edge in ("evil", "honest"))
+        bad = Upload(torch.full((2, 3), 99.0), torch.zeros(2, dtype=torch.int64))
+        put(trainer, evil, 1, 0, packed(bad))
+        for seq in range(1, 4):
+            put(trainer, honest, seq, seq - 1)
+        do_all(trainer)
+        counts = trainer.counts
+    assert honest.last == (3, 3)
+    assert honest.errors == []
+    assert (counts.uploads, counts.refused) == (3, 1)
+    assert counts.faults >= 1
+    assert "upload 1 cannot be learnt from" in str(evil.errors[0])
+    assert code_of(evil.errors[0]) in FATAL
+    # Bit for bit as if it had never come: random numbers of dropout and BatchNorm, too.
+    uploads = [upload(seq) for seq in (1, 2, 3)]
+    expect_equal(state_of(made), plain(uploads, STEPS * 2 // merge))
+
+
+def test_weights_that_were_changed_in_part_are_not_kept(tmp_path: Path) -> None:
+    made = half(net())
+    part = made.learner.part
+    assert part is not None
+    with cloud(tmp_path, made) as trainer:
+        line = entered(trainer, Ear())
+        put(trainer, line, 1, 0)
+
+        def step() -> None:
+            with torch.no_grad():
+                next(part.modules.parameters()).add_(1)
+            raise MemoryError
+
+        part._optimiser.step = step  # type: ignore[assignment, method-assign]
+        before = (tmp_path / "checkpoint.json").read_bytes()
+        with pytest.raises(DivergedError, match="failed while it changed the cloud's weights"):
+            do_all(trainer)
+    assert (tmp_path / "checkpoint.json").read_bytes() == before
+    again = half(net())
+    with cloud(tmp_path, again) as trainer:  # from the checkpoint all goes on
+        line = entered(trainer, Ear())
+        put(trainer, line, 1, 0)
+        do_all(trainer)
+    expect_equal(state_of(again), plain([upload(1)]))
+
+
+def test_a_step_that_fails_before_it_draws_does_not_end_the_drawing(tmp_path: Path) -> None:
+    made = half(net())
+    with cloud(tmp_path, made) as trainer:
+        first, second = (entered(trainer, Ear(edge)) for edge in ("one", "two"))
+        put(trainer, first, 1, 0, packed(upload(1, size=1)))  # BatchNorm refuses it, before dropout
+        for seq in (1, 2):
+            put(trainer, second, seq, seq - 1)
+        do_all(trainer)
+    torch.manual_seed(99)
+    expect_equal(state_of(made), plain([upload(1), upload(2)]))
+
+
 # Several edges
 
 
@@ -433,7 +532,8 @@ def test_uploads_of_several_edges_are_one_step_if_so_wanted(tmp_path: Path) -> N
                 put(trainer, line, seq, seq - 1)
         put(trainer, c, 1, 0)
         do_all(trainer)
-    steps = [joined(upload(1), upload(1)), joined(upload(2), upload(2)), upload(1)]
+    # c has its turn before a and b have another.
+    steps = [joined(upload(1), upload(1)), joined(upload(1), upload(2)), upload(2)]
     expect_equal(state_of(made), plain(steps, STEPS * 3 // 2))
     assert [line.last for line in (a, b, c)] == [(2, 2), (2, 2), (1, 1)]
     assert (trainer.counts.steps, trainer.counts.uploads) == (3, 5)

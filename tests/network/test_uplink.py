@@ -18,8 +18,8 @@ from eaves.errors import StateError
 from eaves.network import uplink as module
 from eaves.network.channel import Target, connect, insecure_target, secure_target
 from eaves.network.credentials import Gate, server_credentials
+from eaves.network.limits import Limits
 from eaves.network.refusals import RefusedError
-from eaves.network.server import Limits
 from eaves.network.spool import Spool
 from eaves.network.uplink import Enrolment, Uplink
 from eaves.network.wire import pack_terms

@@ -163,8 +163,15 @@ def _split(stage: str) -> tuple[str, str, str]:
     return stage.partition(":")
 
 
-def decode(data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> Tensor:
+def decode(
+    data: Buffer,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    expect: Callable[[Payload], None] | None = None,
+) -> Tensor:
     """Decode any payload with the codec that its header names; see :meth:`Codec.decode`.
+
+    ``expect`` may refuse it by what it says of itself, before anything is decoded.
 
     Raises:
         PayloadError: damaged, larger than ``limit_bytes``, or of a codec that is not known or not
@@ -174,6 +181,8 @@ def decode(data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> Tensor:
     tensor([[0.5000, 2.0000]])
     """
     payload = Payload.from_bytes(data)
+    if expect is not None:
+        expect(payload)
     try:
         codec = parse_codec(payload.codec)
     except ConfigError as error:

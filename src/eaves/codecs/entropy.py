@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from eaves.codecs.budget import expect_time
 from eaves.codecs.contract import Buffer, ByteStage, integer_option, no_option
 from eaves.errors import ConfigError, PayloadError
 
@@ -61,6 +62,7 @@ class Zstd(ByteStage):
 
 _COUNT = struct.Struct("<Q")
 _FIRST, _LARGEST_BLOCK = 32, 1 << 20
+_PIECE = 1 << 16  # of a block, decoded at once: other threads wait for the interpreter meanwhile
 _WEIGHT = 16  # how much one byte seen counts against the 1 that every byte starts with
 _MASS = 2**24 - 256
 
@@ -112,9 +114,12 @@ class Range(ByteStage):
         decoder = self._stream.queue.RangeDecoder(words)
         try:
             for start, end in _blocks(size):
-                block = decoder.decode(self._model(counts), end - start)
-                decoded[start:end] = block
-                counts += np.bincount(block, minlength=256)
+                model = self._model(counts)
+                for at in range(start, end, _PIECE):
+                    expect_time()
+                    upto = min(end, at + _PIECE)
+                    decoded[at:upto] = decoder.decode(model, upto - at)
+                counts += np.bincount(decoded[start:end], minlength=256)
         except AssertionError as error:  # what constriction raises for words no encoder writes
             raise PayloadError("damaged range-coded data; send it again") from error
         if not decoder.maybe_exhausted():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eaves.codecs.budget import expect_time
 from eaves.codecs.contract import (
     Buffer,
     Layout,
@@ -93,6 +94,7 @@ class ImageFile(TensorStage):
         ends_B = np.frombuffer(params, "<u4").cumsum(dtype=np.int64)
         starts_B = [0, *ends_B[:-1]]
         for image_HWC, start, end in zip(images_BHWC, starts_B, ends_B, strict=True):
+            expect_time()
             self._read(bytes(body[start:end]), image_HWC)
         x_BCHW = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2)
         return layout.restored(layout.flat(x_BCHW))

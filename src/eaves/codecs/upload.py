@@ -16,6 +16,7 @@ Dimension key:  B batch
 
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from eaves.codecs.base import LIMIT_BYTES, Codec, decode
 from eaves.codecs.contract import Buffer
+from eaves.codecs.payload import Payload
 from eaves.errors import PayloadError
 
 _MAGIC, _VERSION = b"EAVU", 1
@@ -55,8 +57,15 @@ def pack_upload(features: Tensor, labels: Tensor, codec: Codec) -> bytes:
     return b"".join((head, _CRC.pack(zlib.crc32(head)), *payload))
 
 
-def unpack_upload(data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> tuple[Tensor, Tensor]:
+def unpack_upload(
+    data: Buffer,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    expect: Callable[[Payload], None] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the features and labels (int64) of a message; ``limit_bytes`` bounds the features.
+
+    ``expect`` may refuse the features by what their payload says of itself, before it is decoded.
 
     Raises:
         PayloadError: damaged, larger than ``limit_bytes``, or not as many labels as features.
@@ -83,9 +92,16 @@ def unpack_upload(data: Buffer, *, limit_bytes: int = LIMIT_BYTES) -> tuple[Tens
         raise PayloadError(f"an upload of {len(data)} bytes is cut in its {count} labels")
     if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
         raise PayloadError("the checksum of the labels does not fit; send the upload again")
-    features = decode(data[end + _CRC.size :], limit_bytes=limit_bytes)
-    if features.shape[0] != count:
-        raise PayloadError(f"expected {features.shape[0]} labels, one per example, got {count}")
+
+    def expect_all(payload: Payload) -> None:
+        if payload.layout.shape[0] != count:
+            raise PayloadError(
+                f"expected {payload.layout.shape[0]} labels, one per example, got {count}"
+            )
+        if expect is not None:
+            expect(payload)
+
+    features = decode(data[end + _CRC.size :], limit_bytes=limit_bytes, expect=expect_all)
     values_B = np.frombuffer(data[_HEAD.size : end], f"<u{width}")
     if values_B.max() > np.iinfo(np.int64).max:
         raise PayloadError(f"expected labels below 2^63, got {values_B.max()}")

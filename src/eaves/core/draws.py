@@ -38,12 +38,14 @@ class Draws:
             yield
             return
         with _GLOBAL:
-            others = self._swap(self.state)
+            others, whole = self._swap(self.state), False
             try:
                 yield
+                whole = True
             finally:
                 after = self._swap(others)
-                self._in_use = not torch.equal(after, self.state)
+                if whole:  # what was interrupted may not have come to where it draws
+                    self._in_use = not torch.equal(after, self.state)
                 self.state = after
 
     def _swap(self, state: Tensor) -> Tensor:

@@ -157,6 +157,8 @@ class Optimised:
         self.steps = 0
         self.averaging: Averaging | None = None
         """Set where other processes train the same weights."""
+        self.torn, self._updating = False, False
+        """``torn``: a step has changed some of the weights, and failed."""
         self._draws = Draws(device)
         self._optimiser = _optimiser(self.modules, schedule)
 
@@ -169,6 +171,31 @@ class Optimised:
         precision = precision_of(self.schedule, self.device)
         with precision, self._draws.own() if self.modules.training else nullcontext():
             yield
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Be the context of a step that leaves nothing behind where it raises.
+
+        Buffers and random numbers are as before; weights and the optimiser's state change at the
+        end of a step only.
+
+        Raises:
+            DivergedError: it was interrupted while the weights changed.
+        """
+        before = [(buffer, buffer.clone()) for buffer in self.modules.buffers()]
+        drawn = self._draws.state
+        try:
+            yield
+        except Exception as error:
+            with torch.no_grad():
+                for buffer, value in before:  # BatchNorm has seen what is not to be learnt
+                    buffer.copy_(value)
+            self._draws.state = drawn
+            self._optimiser.zero_grad(set_to_none=True)
+            if self._updating:
+                self.torn = True
+                raise DivergedError(f"the weights were changed in part: {error!r:.300}") from error
+            raise
 
     def descend(self, loss: Tensor, gradient: Tensor | None = None) -> float:
         """Go one step down ``loss``, or down a tensor whose ``gradient`` is given; return the loss.
@@ -197,7 +224,9 @@ class Optimised:
             return
         for group in self._optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.steps)
+        self._updating = True
         self._optimiser.step()
+        self._updating = False
         self.steps += 1
 
     def abstain(self) -> None:
@@ -230,6 +259,7 @@ class Optimised:
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": slots, "param_groups": groups})
             self.steps, self._draws.state = steps, draws
+            self.torn = self._updating = False
         except (
             IndexError,
             KeyError,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from eaves.methods.setup import AnswersOnly, Method
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import new_session
 from eaves.network.wire import Terms
+
+_QUERY_BATCH: Final = 256  # that an edge measures its accuracy with
 
 
 @final
@@ -110,6 +112,9 @@ def cloud_half(
         feature_shape=tuple(terms["feature_shape"]),
         dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
         classes=len(interface.classes),
+        max_batch=config.batch_size,
+        query_batch=max(_QUERY_BATCH, config.batch_size),
+        codec=wire_of(config).codec.name,
     )
     learner = method.cloud or AnswersOnly()
     if config.sends_once and config.method == "full-cloud":

@@ -55,11 +55,22 @@ class ServeConfig:
     """Seconds between checkpoints. Edges keep what they sent until it is in one."""
     store_mb: float = 16_000.0
     """With --send once: uploads that are kept to be learnt from again take this many MB
-    (10^6 bytes) on disk at most."""
+    (10^6 bytes) on disk at most. Each of --edges has its share of it."""
     max_message_mb: float = 64.0
-    """Largest message that is taken, in MB (10^6 bytes)."""
+    """Largest message that is taken, in MB (10^6 bytes); less where the codec, the batch size and
+    the shape of the features say that none can be so large."""
     max_edges: int = 1000
     """Edges that may be connected for training at the same time."""
+    waiting_mb: float = 1000.0
+    """MB (10^6 bytes) of uploads and queries that were received and wait, at most; of one edge, an
+    eighth of it."""
+    edge_queries: int = 64
+    """Queries of one edge that may wait at the same time; more are refused."""
+    queries_per_s: float | None = None
+    """Queries that one edge may send in a second; more are refused."""
+    calls_per_s: float = 20.0
+    """Connections, requests for the status and refused calls of one edge in a second; more of them
+    have to wait."""
     uploads_per_s: float | None = None
     """Uploads that one edge may send in a second."""
     mb_per_s: float | None = None
@@ -81,12 +92,14 @@ class ServeConfig:
         expect_choice(self, "auth", AUTH)
         expect_choice(self, "log", LOGS)
         expect_at_least(self, "edges", 0)
-        for name in ("merge", "max_edges", "max_queries", "threads"):
+        for name in ("merge", "max_edges", "max_queries", "edge_queries", "threads"):
             expect_at_least(self, name, 1)
         expect_between(self, "checkpoint_s", 0, _MOST)
         expect_between(self, "store_mb", _LEAST, _MOST)
         expect_between(self, "max_message_mb", _LEAST, _MOST_MESSAGE_MB)
-        for name in ("uploads_per_s", "mb_per_s"):
+        expect_between(self, "waiting_mb", 1, _MOST)
+        expect_between(self, "calls_per_s", _LEAST, _MOST)
+        for name in ("uploads_per_s", "mb_per_s", "queries_per_s"):
             if getattr(self, name) is not None:
                 expect_between(self, name, _LEAST, _MOST)
         if self.merge > max(1, self.edges):

@@ -13,6 +13,7 @@ import grpc
 from eaves import __version__
 from eaves.core.switching import quick_switching
 from eaves.errors import ConfigError, EavesError
+from eaves.experiments.build import wire_of
 from eaves.experiments.bundle import write_bundle
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
@@ -20,11 +21,13 @@ from eaves.experiments.netconfig import ServeConfig, parse_address
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
 from eaves.network.group import Group, find_group
+from eaves.network.half import largest_message
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Ledger
 from eaves.network.lessons import Lessons, Rounds
+from eaves.network.limits import Limits
 from eaves.network.metrics import Metrics
-from eaves.network.server import Limits, Server, Service
+from eaves.network.server import Server, Service
 from eaves.network.trainer import Trainer
 from eaves.network.wire import pack_terms
 from eaves.runtime.process import set_up
@@ -100,7 +103,14 @@ class _Service:
         if self._method.cloud is None:  # trained elsewhere
             config = replace(config, edges=0)
         self._lessons = _lessons(origin.config, config, group)
-        half = replace(half, lessons=self._lessons)
+        accepts = replace(
+            half.accepts, query_batch=max(half.accepts.query_batch, config.max_queries)
+        )
+        half = replace(half, lessons=self._lessons, accepts=accepts)
+        self._max_message_bytes = min(
+            int(config.max_message_mb * _MB),
+            largest_message(wire_of(origin.config).codec, accepts),
+        )
         self._origin, self._config, self._group = origin, config, group
         folder = config.out / "checkpoint"
         self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
@@ -126,7 +136,7 @@ class _Service:
         Raises:
             ConfigError: the address cannot be had.
         """
-        limits = _limits(self._config)
+        limits = _limits(self._config, self._max_message_bytes)
         service = Service(self.trainer, gate, self._terms, limits, version=__version__)
         server = Server(service, limits)
         port = server.start(shifted(self._config.listen, self._group.rank), credentials)
@@ -208,6 +218,7 @@ def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons |
         copies=copies,
         max_steps=train.max_steps,
         seed=train.seed,
+        edges=max(1, config.edges),
     )
     return Lessons(rounds)
 
@@ -217,10 +228,16 @@ def _trained(trainer: Trainer, config: ServeConfig) -> bool:
     return trainer.accounts().all_durable(config.edges) and not trainer.left
 
 
-def _limits(config: ServeConfig) -> Limits:
+def _limits(config: ServeConfig, max_message_bytes: int) -> Limits:
     return Limits(
-        max_message_bytes=int(config.max_message_mb * _MB),
+        max_message_bytes=max_message_bytes,
         max_edges=config.max_edges,
+        max_waiting_bytes=int(config.waiting_mb * _MB),
+        # As many as arrive while the trainer is at work, but not all that there is for all.
+        edge_bytes=max(int(config.waiting_mb * _MB) // 8, max_message_bytes),
+        edge_queries=config.edge_queries,
+        queries_per_s=config.queries_per_s,
+        calls_per_s=config.calls_per_s,
         uploads_per_s=config.uploads_per_s,
         bytes_per_s=None if config.mb_per_s is None else config.mb_per_s * _MB,
     )

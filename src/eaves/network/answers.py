@@ -3,17 +3,21 @@
 Dimension key:  B batch   K classes
 """
 
+import logging
 from time import perf_counter
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
 
-from eaves.codecs.base import decode
 from eaves.errors import DivergedError, PayloadError
 from eaves.network.counts import Counts
 from eaves.network.half import Half
-from eaves.network.workqueue import QueryWork
+from eaves.network.opening import open_query
+from eaves.network.workqueue import QueryWork, WorkQueue
+
+_BATCHES: Final = 4  # in a turn
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -25,6 +29,13 @@ class Answers:
 
     def __init__(self, half: Half, counts: Counts, *, most: int):
         self._half, self._counts, self.most = half, counts, most
+
+    def give_in_turn(self, work: WorkQueue) -> None:
+        """Answer what waits, but let uploads have their turn where queries never end."""
+        for _ in range(_BATCHES):
+            if not (queries := work.take_queries(self.most)):
+                break
+            self.give(queries)
 
     def give(self, queries: list[QueryWork]) -> None:
         """Answer all of them."""
@@ -44,15 +55,19 @@ class Answers:
         started = perf_counter()
         try:
             logits_BK = self._half.predictor.answer(torch.cat([x for _, x in opened])).float()
-        except (ValueError, RuntimeError) as error:
-            for query, _ in opened:
-                _refuse(query, error)
+        except Exception as error:  # of any kind: it may not end the thread
+            if len(opened) > 1:  # one of them may be to blame
+                for one in opened:
+                    self._answer([one])
+                return
+            _log.warning("a query cannot be answered", extra={"why": repr(error)[:300]})
+            _refuse(opened[0][0], error)
             return
         parts = torch.split(logits_BK, [len(x) for _, x in opened])
         for (query, _), part in zip(opened, parts, strict=True):
             try:
                 query.answer.set_result(self._half.answer_codec.encode(part))
-            except ValueError as error:  # features too large, or weights that are not finite
+            except Exception as error:  # features too large, or weights that are not finite
                 _refuse(query, error)
         self._counts.queries += len(opened)
         self._counts.answered += len(logits_BK)
@@ -62,13 +77,13 @@ class Answers:
     def _opened(self, query: QueryWork) -> Tensor | None:
         if not query.answer.set_running_or_notify_cancel():
             return None  # nobody waits for it any more
+        if (features := query.opened.value) is not None:
+            return features
         try:
-            features = decode(query.payload, limit_bytes=self._half.accepts.limit_bytes)
-            self._half.accepts.check(features)
+            return open_query(self._half.accepts, query.payload)
         except PayloadError as error:
             query.answer.set_exception(error)
             return None
-        return features
 
 
 def _refuse(query: QueryWork, error: Exception) -> None:

@@ -12,6 +12,10 @@ class Counts:
     uploads: int = 0
     duplicates: int = 0
     refused: int = 0
+    dropped: int = 0
+    """Uploads of streams that another took the place of: their edges send them again."""
+    faults: int = 0
+    """Training steps that have failed for a reason that is not ours, such as too little memory."""
     samples: int = 0
     bytes_in: int = 0
     steps: int = 0

@@ -1,6 +1,7 @@
 """One step of the cloud half, together with the processes of its group."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import final
 
@@ -11,7 +12,7 @@ from eaves.codecs.contract import Buffer
 from eaves.core.optimise import Optimised
 from eaves.core.roles import Upload
 from eaves.core.state import State
-from eaves.errors import DivergedError, EavesError
+from eaves.errors import DivergedError
 from eaves.network.group import Group
 from eaves.network.half import Half
 from eaves.runtime.meters import Smoothed
@@ -53,8 +54,9 @@ class Learning:
         """Learn from all uploads at once, or let the others of the group; return the reply.
 
         Raises:
-            EavesError, ValueError: they cannot be learnt from; nothing has changed, and the others
-                of the group still wait for :meth:`abstain`.
+            Exception: they cannot be learnt from; nothing has changed, and the others of the group
+                still wait for :meth:`abstain`.
+            DivergedError: the same, but weights may have changed in part.
         """
         if not uploads:
             self.abstain()
@@ -66,14 +68,8 @@ class Learning:
                 torch.cat([upload.labels for upload in uploads]),
             )
         self._group.share(len(one.labels))
-        buffers = self._part.modules.buffers() if self._part else ()
-        before = [(buffer, buffer.clone()) for buffer in buffers]
-        try:
+        with self._part.undone_on_error() if self._part else nullcontext():
             reply, losses = self._learner.step(one)
-        except (EavesError, ValueError):
-            for buffer, value in before:  # BatchNorm has seen what is not to be learnt
-                buffer.copy_(value)
-            raise
         self.figures.add(losses)
         return reply
 
@@ -90,20 +86,22 @@ class Learning:
         self.ahead = True
         self.step([self._lessons.next()])
 
-    def expect_room(self, payload: Buffer) -> None:
-        """Raise a :class:`ConfigError` where there is no room to keep an upload."""
+    def expect_room(self, payload: Buffer, edge: str) -> None:
+        """Raise a :class:`ConfigError` where there is no room to keep an upload of this edge."""
         if self._lessons is not None:
-            self._lessons.expect_room(len(payload))
+            self._lessons.expect_room(len(payload), edge)
 
-    def keep(self, payloads: Iterable[Buffer]) -> None:
+    def keep(self, payloads: Iterable[tuple[Buffer, str]]) -> None:
         """Keep uploads that were learnt from, where they are to be learnt from again.
+
+        Each comes with the name of its edge.
 
         Raises:
             StorageError: the disk is full or refuses.
         """
         if self._lessons is not None:
-            for payload in payloads:
-                self._lessons.keep(payload)
+            for payload, edge in payloads:
+                self._lessons.keep(payload, edge)
 
     def state(self) -> State:
         """Return the state of the learner, and of what is kept; raises :class:`StorageError`."""
@@ -125,7 +123,12 @@ class Learning:
             self._lessons.open(None if state is None else state.facts.get("lessons"))
 
     def expect_finite(self) -> None:
-        """Raise a :class:`DivergedError` where the weights are no longer finite."""
+        """Raise a :class:`DivergedError` where weights were changed in part, or are not finite."""
+        if self._part is not None and self._part.torn:
+            raise DivergedError(
+                "a step has failed while it changed the cloud's weights; the last checkpoint is "
+                "from before: start again from it, with more memory"
+            )
         tensors = self._part.modules.state_dict().values() if self._part else ()
         if not all(bool(x.isfinite().all()) for x in tensors):
             raise DivergedError(

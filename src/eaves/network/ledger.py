@@ -1,12 +1,13 @@
 """What the cloud has learnt from each run of each edge, and how much of it is durable."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, NamedTuple, final
 
 from eaves.errors import StateError
 
-_RUNS: Final = 16  # of one edge
+MOST_RUNS: Final = 16
+"""Runs of one edge that are remembered: inventing others must not fill the memory."""
 
 
 @final
@@ -52,22 +53,38 @@ class Ledger:
     accounts: dict[Run, Account] = field(default_factory=dict)
 
     def of(self, run: Run) -> Account:
-        """Return the account of a run, a new one where it is unknown.
-
-        An edge has its newest runs only: one that keeps inventing others must not fill the memory.
-        """
+        """Return the account of a run, a new one where it is unknown."""
         if run not in self.accounts:
-            known = [other for other in self.accounts if other.edge == run.edge]
-            if len(known) >= _RUNS:
-                del self.accounts[known[0]]
             self.accounts[run] = Account()
         return self.accounts[run]
 
+    def make_room(self, edge: str, needed: Container[Run]) -> bool:
+        """Forget the oldest run of an edge that has too many; return whether one more has room.
+
+        Only a run that is not ``needed`` and of which all is durable is forgotten, and of those
+        that have finished the last one stays: who has trained to the end has.
+        """
+        known = [run for run in self.accounts if run.edge == edge]
+        finished = [run for run in known if self.accounts[run].finished]
+        free = [run for run in known if run not in needed and self._settled(run)]
+        spare = [run for run in free if run not in finished] + [r for r in free if r in finished]
+        excess = len(known) + 1 - MOST_RUNS
+        for run in spare[: max(0, excess)]:
+            if finished == [run]:
+                break
+            finished = [other for other in finished if other != run]
+            del self.accounts[run]
+            excess -= 1
+        return excess <= 0
+
+    def _settled(self, run: Run) -> bool:
+        return self.accounts[run].durable >= self.accounts[run].applied
+
     def settle(self, applied: Mapping[Run, int]) -> None:
-        """Take note that these numbers are in a checkpoint."""
+        """Take note that these numbers are in a checkpoint; runs that are forgotten stay so."""
         for run, seq in applied.items():
-            account = self.of(run)
-            account.durable = max(account.durable, seq)
+            if (account := self.accounts.get(run)) is not None:
+                account.durable = max(account.durable, seq)
 
     def merge(self, other: "Ledger") -> None:
         """Take over the accounts in which another process has come further.

@@ -30,8 +30,12 @@ class Rounds:
     max_steps: int | None = None
     """As many steps at most, unless there are more uploads."""
     seed: int = 0
+    edges: int = 1
+    """Among which the room is divided."""
 
     def __post_init__(self) -> None:
+        if self.edges < 1:
+            raise ConfigError(f"expected edges >= 1, got {self.edges}")
         if not 1 <= self.copies <= self.epochs or self.limit_bytes < 1:
             raise ConfigError(
                 "expected 1 <= copies <= epochs and limit_bytes >= 1, "
@@ -60,6 +64,7 @@ class Lessons:
         self.rounds = rounds
         self._store: Store | None = None
         self._again = 0
+        self._of_edge: dict[str, int] = {}  # bytes that are kept
         self._epoch: Iterator[Upload] | None = None
 
     def __len__(self) -> int:
@@ -72,18 +77,36 @@ class Lessons:
             StateError: there is less than the checkpoint says.
             StorageError: the disk refuses.
         """
-        found = {"stored": 0, "again": 0} if facts is None else facts
+        found: Mapping[str, Any] = {"stored": 0, "again": 0} if facts is None else facts
         try:
             stored, again = found["stored"], found["again"]
             if not all(type(n) is int and n >= 0 for n in (stored, again)):
                 raise TypeError("expected numbers of 0 or more")
-        except (KeyError, TypeError) as error:
+            of_edge = dict(found.get("of_edge", {}))  # older checkpoints have none
+            if not all(type(n) is int and n >= 0 for n in of_edge.values()):
+                raise TypeError("expected bytes of each edge")
+        except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the checkpoint keeps no count of uploads: {found!r}") from error
         self.close()
         self._store, self._again = Store(self.rounds.folder, keep=stored), again
+        self._of_edge = of_edge
 
-    def expect_room(self, size_bytes: int) -> None:
-        """Raise a :class:`ConfigError` where an upload of this size is one too many."""
+    def expect_room(self, size_bytes: int, edge: str = "") -> None:
+        """Raise a :class:`ConfigError` where an upload of this size is one too many.
+
+        Each edge has its share of the room: one that sends too much takes none of the others'.
+        """
+        share_bytes = self.rounds.limit_bytes // self.rounds.edges
+        if (
+            self.rounds.edges > 1
+            and (mine := self._of_edge.get(edge, 0) + size_bytes) > share_bytes
+        ):
+            raise ConfigError(
+                f"the uploads of edge {edge} that travel once and are kept would take "
+                f"{bytes_text(mine)}, and the cloud keeps {bytes_text(share_bytes)} of each of its "
+                f"{self.rounds.edges} edges: raise its --store-mb, or choose a codec or bottleneck "
+                "that says it in less"
+            )
         if (total := self._opened.size_bytes + size_bytes) > self.rounds.limit_bytes:
             raise ConfigError(
                 f"the uploads that travel once and are kept would take {bytes_text(total)}, and "
@@ -91,9 +114,10 @@ class Lessons:
                 "choose a codec or bottleneck that says it in less"
             )
 
-    def keep(self, payload: Buffer) -> None:
-        """Add an upload that was learnt from; raises :class:`StorageError`."""
+    def keep(self, payload: Buffer, edge: str = "") -> None:
+        """Add an upload of an edge that was learnt from; raises :class:`StorageError`."""
         self._opened.append(bytes(payload))
+        self._of_edge[edge] = self._of_edge.get(edge, 0) + len(payload)
         self._epoch = None  # which was of fewer
 
     def next(self) -> Upload:
@@ -107,14 +131,15 @@ class Lessons:
         self._again += 1
         return next(self._epoch)
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """Return how far this is, for a checkpoint, when all of it is on disk.
 
         Raises:
             StorageError: the disk is full or refuses.
         """
         self._opened.flush()
-        return {"stored": len(self), "again": self._again}
+        facts = {"stored": len(self), "again": self._again}
+        return {**facts, "of_edge": dict(self._of_edge)} if any(self._of_edge) else facts
 
     def close(self) -> None:
         """Close the files."""

@@ -1,6 +1,7 @@
 """One connected edge, as the server's event loop sees it."""
 
 import asyncio
+from math import inf
 from time import monotonic
 from typing import final
 
@@ -24,6 +25,10 @@ class Connection(Line):
         self._latest: Receipt | None = None
         self._error: EavesError | None = None
         self._waiting, self._depth = 0, depth
+        self.reader: asyncio.Task[None] | None = None
+        """Takes what the edge sends."""
+        self.call = asyncio.current_task()
+        """What serves the stream."""
 
     # From the trainer's thread
 
@@ -51,6 +56,14 @@ class Connection(Line):
     def wake(self) -> None:
         """Let :meth:`next` return."""
         self._changed.set()
+
+    def end(self, error: EavesError, grace_s: float) -> None:
+        """Read no more from the edge; end its stream, also where it does not read why."""
+        if self.reader is not None:
+            self.reader.cancel()
+        self.refuse(error)
+        if (call := self.call) is not None:
+            self._loop.call_later(grace_s, call.cancel)  # which does nothing if it has ended
 
     async def room(self) -> None:
         """Wait until another upload may be given to the trainer, and count it."""
@@ -86,9 +99,9 @@ class Pace:
     (0.0, 0.5)
     """
 
-    def __init__(self, rate: float | None):
-        """None: no limit."""
-        self._rate = rate
+    def __init__(self, rate: float | None, *, debt_s: float = inf):
+        """None: no limit. Who has gone on too soon waits for ``debt_s`` at most."""
+        self._rate, self._debt_s = rate, debt_s
         self._tokens, self._at = rate or 0.0, monotonic()
 
     def delay_s(self, amount: float) -> float:
@@ -98,4 +111,5 @@ class Pace:
         now = monotonic()
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate) - amount
         self._at = now
+        self._tokens = max(self._tokens, -self._rate * self._debt_s)
         return max(0.0, -self._tokens / self._rate)

@@ -25,6 +25,8 @@ class TrainerFigures(Collector):
             ("uploads", "Uploads learnt from.", counts.uploads),
             ("duplicate_uploads", "Uploads that had been learnt from before.", counts.duplicates),
             ("refused_uploads", "Uploads that could not be learnt from.", counts.refused),
+            ("dropped_uploads", "Uploads of streams that were superseded.", counts.dropped),
+            ("failed_steps", "Training steps that failed unexpectedly.", counts.faults),
             ("samples", "Examples learnt from.", counts.samples),
             ("upload_bytes", "Bytes of payloads that arrived.", counts.bytes_in),
             ("steps", "Training steps.", counts.steps),

@@ -1,22 +1,26 @@
 """The cloud's front: gRPC streams and queries in, work for the trainer out.
 
 All of it runs in one event loop in a thread of its own; nothing here computes.
+
+Who calls, and whether it may, is decided before any of its message is received: a handler for
+streams, and all here are, gets nothing before it asks, while one for single messages is called with
+a message that was received whole. On the wire both are the same.
 """
 
 import asyncio
 import logging
+import socket
 import threading
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from eaves.errors import ConfigError, EavesError, PayloadError
+from eaves.errors import AccessError, ConfigError, EavesError, PayloadError
 from eaves.network.credentials import Gate, Peer
 from eaves.network.eaves_pb2 import (
     Answer,
@@ -27,17 +31,15 @@ from eaves.network.eaves_pb2 import (
     Hello,
     Query,
     StatusReply,
-    StatusRequest,
     Welcome,
 )
+from eaves.network.health import Health, host_of
 from eaves.network.ledger import Run
-from eaves.network.line import Connection, Pace
+from eaves.network.limits import Held, Limits, Share, Shares
+from eaves.network.line import Connection
 from eaves.network.refusals import BusyError, LateError, SupersededError, code_of
 from eaves.network.trainer import Trainer
 from eaves.network.wire import (
-    MAX_MESSAGE_BYTES,
-    PING_S,
-    PONG_S,
     PROTOCOL,
     SERVICE,
     Terms,
@@ -51,42 +53,19 @@ from eaves.network.wire import (
     unpack_terms,
 )
 from eaves.network.workqueue import QueryWork, UploadWork
+from eaves.runtime.process import return_freed_memory
 
 _TICK_S: Final = 1.0  # how soon a revoked edge is noticed
 _MAX_RUN_NAME: Final = 64
 _MOST_TICKET: Final = 64
 _MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
+_GRACE_S: Final = 1.0  # in which a stream that was superseded may read why
+_MUCH_BYTES: Final = 2**26  # received at once, after which memory is returned
 _log = logging.getLogger(__name__)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 Message_: TypeAlias = EdgeMessage | Uploaded | None
 """What an edge sent; None where it is no message."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What edges may ask of a cloud. The rates are those of each edge."""
-
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_edges: int = 1000
-    """Open training streams."""
-    max_waiting_queries: int = 1024
-    uploads_per_s: float | None = None
-    bytes_per_s: float | None = None
-    depth: int = 4
-    """Uploads of one edge that wait for the trainer."""
-    handshake_s: float = 10.0
-    """Who has connected must have said in time how to go on (TLS, HTTP/2),"""
-    hello_s: float = 10.0
-    """and which edge it is."""
-    ping_s: float = PING_S
-    pong_s: float = PONG_S
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"expected {field.name} above 0, got {value}")
+_END: Final[Any] = object()
 
 
 @final
@@ -98,9 +77,9 @@ class Service:
     ):
         """``version`` is that of the package, for messages to people."""
         self._trainer, self._gate, self._terms, self._limits = trainer, gate, terms, limits
-        self._version = version
+        self._version, self._packed_terms = version, pack_terms(terms)
         self._open: dict[str, Connection] = {}
-        self._paces: dict[str, tuple[Pace, Pace]] = {}  # also while an edge is away
+        self.shares, self.held = Shares(limits), Held(limits)
         self._queries = 0
         self.stopping = False
 
@@ -112,10 +91,8 @@ class Service:
                 "Train": grpc.stream_stream_rpc_method_handler(
                     self.train, unpack_edge_message, pack
                 ),
-                "Infer": grpc.unary_unary_rpc_method_handler(self.infer, unpack(Query), pack),
-                "Status": grpc.unary_unary_rpc_method_handler(
-                    self.status, unpack(StatusRequest), pack
-                ),
+                "Infer": grpc.stream_unary_rpc_method_handler(self.infer, unpack(Query), pack),
+                "Status": grpc.stream_unary_rpc_method_handler(self.status, None, pack),
             },
         )
 
@@ -124,28 +101,33 @@ class Service:
     ) -> AsyncIterator[Message]:
         """One edge's training."""
         try:
-            peer = self._admit(context)
-            async for message in self._trained(messages, peer):
-                yield message
+            peer, share = await self._admit(context)
+            await share.pause()
+            with share.stream():
+                async with aclosing(self._trained(messages, peer, share)) as answers:
+                    async for message in answers:
+                        yield message
         except EavesError as error:
             _log.info("a stream ended", extra={"peer": context.peer(), "why": str(error)})
             await _abort(context, error)
 
     async def _trained(
-        self, messages: AsyncIterator[Message_], peer: Peer
-    ) -> AsyncIterator[Message]:
+        self, messages: AsyncIterator[Message_], peer: Peer, share: Share
+    ) -> AsyncGenerator[Message]:
         hello = await _first(messages, self._limits.hello_s)
         self._check(hello)
         if len(self._open) >= self._limits.max_edges and peer.name not in self._open:
             raise BusyError(f"{len(self._open)} edges are connected, which is the limit")
         line = Connection(Run(peer.name, hello.run), depth=self._limits.depth)
+        if (older := self._open.get(peer.name)) is not None:
+            older.end(_superseded(peer.name), _GRACE_S)
+            self._trainer.close(older, superseded=True)
         offset = self._trainer.port_offset(line.run)
         applied = self._trainer.open(line, steps=hello.steps, memory_bytes=hello.memory_bytes)
-        if (older := self._open.get(peer.name)) is not None:
-            older.refuse(_superseded(peer.name))
         self._open[peer.name] = line
-        reader = asyncio.create_task(self._read(messages, line, peer))
+        reader = asyncio.create_task(self._read(messages, line, peer, share))
         reader.add_done_callback(lambda task: _ended(task, line))
+        line.reader = reader
         _log.info("an edge is connected", extra={"edge": peer.name, "applied": applied})
         try:
             yield CloudMessage(
@@ -177,65 +159,77 @@ class Service:
                 reader.result()
                 return
 
-    async def _read(self, messages: AsyncIterator[Message_], line: Connection, peer: Peer) -> None:
-        uploads, payloads = self._paces.setdefault(
-            peer.name, (Pace(self._limits.uploads_per_s), Pace(self._limits.bytes_per_s))
-        )
+    async def _read(
+        self, messages: AsyncIterator[Message_], line: Connection, peer: Peer, share: Share
+    ) -> None:
         check_at = 0.0
-        async for message in messages:
+        while True:
+            await self.held.room(peer.name)
+            message = await anext(messages, _END)
+            if message is _END:
+                return
             if (now := monotonic()) >= check_at:  # here too: it may not read its receipts
                 self._gate.expect_allowed(peer)
                 check_at = now + _TICK_S
             upload = _upload_or_end(message)
             if isinstance(upload, Finish):
+                await share.pause()
                 self._trainer.finish(line.run, upload.seq)
                 continue
-            pause_s = max(uploads.delay_s(1), payloads.delay_s(len(upload.payload)))
+            pause_s = max(share.uploads.delay_s(1), share.payloads.delay_s(len(upload.payload)))
             if pause_s > 0:  # not read meanwhile: the edge's spool takes it
                 await asyncio.sleep(pause_s)
             await line.room()
             work = UploadWork(line, upload.seq, upload.follows, upload.payload)
+            self.held.hold(peer.name, work, len(upload.payload))
             self._trainer.work.put(work)
+            del message, upload, work  # or they would be kept until the next one comes
 
-    async def infer(self, query: Query | None, context: Context) -> Message:
+    async def infer(self, messages: AsyncIterator[Query | None], context: Context) -> Message:
         """One batch of inference."""
+        share = self.shares.of(host_of(context))  # until it is known who calls
         try:
-            self._admit(context)
-            if query is None:
-                raise PayloadError("expected a query, got bytes that are no message")
-            _expect_protocol(query.protocol, "?", self._version)
-            if query.session and query.session != self._trainer.session:
-                raise ConfigError(_other_session(query.session, self._trainer.session))
+            peer, share = await self._admit(context)
             if self._queries >= self._limits.max_waiting_queries:
                 raise BusyError(f"{self._queries} queries are waiting, which is the limit")
-            if len(query.ticket) > _MOST_TICKET:
-                raise PayloadError(f"expected a ticket of up to {_MOST_TICKET} bytes")
-            return Answer(payload=await self._answered(query.payload), ticket=query.ticket)
+            self.held.expect_room(peer.name)
+            with share.query():
+                self._queries += 1
+                try:
+                    return await self._answered(await anext(messages, None), peer)
+                finally:
+                    self._queries -= 1
         except EavesError as error:
-            await _abort(context, error)
+            await _abort(context, error, share)
             raise AssertionError("abort has raised") from error
 
-    async def _answered(self, payload: bytes) -> bytes:
-        work = QueryWork(payload)
-        self._queries += 1
-        try:
-            self._trainer.work.put(work)
-            return await asyncio.wrap_future(work.answer)
-        finally:
-            self._queries -= 1
+    async def _answered(self, query: Query | None, peer: Peer) -> Message:
+        if query is None:
+            raise PayloadError("expected a query, got bytes that are no message")
+        _expect_protocol(query.protocol, "?", self._version)
+        if query.session and query.session != self._trainer.session:
+            raise ConfigError(_other_session(query.session, self._trainer.session))
+        if len(query.ticket) > _MOST_TICKET:
+            raise PayloadError(f"expected a ticket of up to {_MOST_TICKET} bytes")
+        work = QueryWork(query.payload, edge=peer.name)
+        self.held.hold(peer.name, work, len(work.payload))
+        self._trainer.ask(work)
+        answer: bytes = await asyncio.wrap_future(work.answer)
+        return Answer(payload=answer, ticket=query.ticket)
 
-    async def status(self, request: StatusRequest | None, context: Context) -> Message:
-        """Say what this edge has sent, and what the cloud is."""
+    async def status(self, _: AsyncIterator[bytes], context: Context) -> Message:
+        """Say what this edge has sent, and what the cloud is; there is nothing in the request."""
         try:
-            peer = self._admit(context)
+            peer, share = await self._admit(context)
+            await share.pause()
         except EavesError as error:
             await _abort(context, error)
-        accounts, connected = self._trainer.accounts().accounts, self._trainer.connected()
+        connected = self._trainer.connected()
         return StatusReply(
             protocol=PROTOCOL,
             version=self._version,
             session=self._trainer.session,
-            terms=pack_terms(self._terms),
+            terms=self._packed_terms,
             steps=self._trainer.counts.steps,
             steps_left=self._trainer.left,
             edges=[
@@ -246,8 +240,7 @@ class Service:
                     connected=run in connected,
                     finished=account.finished,
                 )
-                for run, account in accounts.items()
-                if run.edge == peer.name
+                for run, account in self._trainer.accounts_of(peer.name).items()
             ],
         )
 
@@ -256,11 +249,17 @@ class Service:
         for line in self._open.values():
             line.refuse(BusyError("the cloud has stopped; try again later"))
 
-    def _admit(self, context: Context) -> Peer:
+    async def _admit(self, context: Context) -> tuple[Peer, Share]:
+        """Return who calls; a stranger who calls too often has to wait for its refusal."""
         if self.stopping:
             raise BusyError("the cloud is stopping; try again later")
         metadata = {str(k): v for k, v in context.invocation_metadata() or ()}
-        return self._gate.identify(context.auth_context(), metadata)
+        try:
+            peer = self._gate.identify(context.auth_context(), metadata)
+        except AccessError:
+            await self.shares.of(host_of(context)).pause()
+            raise
+        return peer, self.shares.of(peer.name)
 
     def _check(self, hello: Hello) -> None:
         _expect_protocol(hello.protocol, hello.version, self._version)
@@ -300,7 +299,11 @@ def _ended(reader: "asyncio.Task[None]", line: Connection) -> None:
     line.wake()
 
 
-async def _abort(context: Context, error: EavesError) -> None:
+async def _abort(context: Context, error: EavesError, share: Share | None = None) -> None:
+    """End a call, after a pause where ``share`` says that too many ended so."""
+    if share is not None:
+        with suppress(BusyError):
+            await share.pause()
     await context.abort(code_of(error), str(error)[:_MAX_WORDS])
 
 
@@ -347,7 +350,8 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="eaves-server")
         self._server: grpc.aio.Server | None = None
-        self._health: Any = None
+        self._health: Health | None = None
+        self._tidying: asyncio.Task[None] | None = None
 
     def start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Listen; return the port.
@@ -355,21 +359,24 @@ class Server:
         Raises:
             ConfigError: the address cannot be had.
         """
+        try:
+            expect_free(address)
+        except ConfigError:
+            self._loop.close()
+            raise
         self._thread.start()
         try:
             port: int = self._call(self._start(address, credentials))
             return port
         except RuntimeError as error:
             self.stop()
-            raise ConfigError(
-                f"cannot listen on {address}: is the port in use, or the address of another "
-                "machine? Choose another --listen"
-            ) from error
+            raise ConfigError(_cannot_listen(address)) from error
 
     async def _start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         limits = self._limits
+        self._health = Health(self._service.shares)
         self._server = grpc.aio.server(
-            handlers=[self._service.handlers()],
+            handlers=[self._service.handlers(), self._health.handlers()],
             options=list(
                 server_options(
                     limits.max_message_bytes,
@@ -378,23 +385,31 @@ class Server:
                     pong_s=limits.pong_s,
                 )
             ),
-            maximum_concurrent_rpcs=limits.max_edges + limits.max_waiting_queries + 64,
+            # Far more than edges can have: who opens more than its share is refused by itself.
+            maximum_concurrent_rpcs=8 * (limits.max_edges + limits.max_waiting_queries),
         )
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         if credentials is None:
             port = self._server.add_insecure_port(address)
         else:
             port = self._server.add_secure_port(address, credentials)
         await self._server.start()
+        self._tidying = asyncio.create_task(self._tidy())
         return int(port)
+
+    async def _tidy(self) -> None:
+        """Return memory to the system after much had been received at once."""
+        held = self._service.held
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if held.peak > _MUCH_BYTES and held.total < held.peak // 8:
+                held.peak = held.total
+                await asyncio.to_thread(return_freed_memory)
 
     def drain(self) -> None:
         """Let nobody in any more; those who are in stay."""
         self._service.stopping = True
         if self._health is not None:
-            self._call(self._health.enter_graceful_shutdown())
+            self._loop.call_soon_threadsafe(self._health.stop)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """End all streams and the thread."""
@@ -416,3 +431,36 @@ class Server:
 
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def expect_free(address: str) -> None:
+    """Raise a :class:`ConfigError` where an address cannot be had.
+
+    gRPC would write a line of its own to the standard error stream, past every log.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+    problems = [problem for entry in found if (problem := _bound(entry[0], entry[4])) is not None]
+    if len(problems) == len(found):
+        raise ConfigError(_cannot_listen(address)) from problems[0]
+
+
+def _bound(family: int, where: Any) -> OSError | None:
+    """Return why a socket cannot be bound there; None where it can."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+            probe.bind(where)
+    except OSError as error:
+        return error
+    return None
+
+
+def _cannot_listen(address: str) -> str:
+    return (
+        f"cannot listen on {address}: is the port in use, or the address of another machine? "
+        "Choose another --listen"
+    )

@@ -18,6 +18,7 @@ from typing import Final, final
 
 from torch import Tensor
 
+from eaves.codecs.base import Codec
 from eaves.core.roles import Upload
 from eaves.errors import ConfigError, EavesError, PayloadError, StateError
 from eaves.network.answers import Answers
@@ -27,10 +28,11 @@ from eaves.network.group import Group
 from eaves.network.half import Half
 from eaves.network.keeper import Keeper, Kept, new_session
 from eaves.network.learning import Learning
-from eaves.network.ledger import Ledger, Run
+from eaves.network.ledger import Account, Ledger, Run
 from eaves.network.opening import Opener
 from eaves.network.refusals import OutOfOrderError
 from eaves.network.register import Register
+from eaves.network.replays import Replays
 from eaves.network.workqueue import Line, UploadWork, WorkQueue
 
 _POLL_S: Final = 0.2
@@ -64,14 +66,17 @@ class Trainer:
     ):
         self._half, self._keeper, self._group = half, keeper, group
         self._edges, self._merge = edges, merge
-        self.work, self.counts, self.session = WorkQueue(), Counts(), session
+        self.work = WorkQueue(opens=True, ahead=merge, spare_bytes=half.accepts.limit_bytes)
+        self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
         self.figures = self._learning.figures
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
         self._suspects = 0  # uploads to be learnt from alone, because one of them is to blame
+        self._replays = Replays()
         self._stopping = threading.Event()
-        self._opener = Opener(half.accepts)
+        self._opener = Opener(half.accepts, self.work)
+        self.ask = self._opener.ask  # to be called from the server's thread, with a query
         self._restore()
 
     def _restore(self) -> None:
@@ -79,11 +84,8 @@ class Trainer:
         found = [bool(flag) for (flag,) in self._group.gather([kept is not None])]
         if any(found) != all(found):
             raise StateError("the processes of the group see different checkpoints: share --out")
-        if kept is not None and self.session not in ("", kept.session):
-            raise StateError(
-                f"the checkpoint is of session {kept.session}, the bundle of {self.session}; "
-                "choose another --out, or remove it to start anew"
-            )
+        if kept is not None:
+            _expect_session(kept, self.session)
         self._learning.load_state(None if kept is None else kept.cloud)
         if kept is None:
             session = self.session or new_session()
@@ -102,6 +104,7 @@ class Trainer:
         """Let an edge in; return the number of the last upload that was applied.
 
         Raises:
+            BusyError: it has too many runs.
             ConfigError: this cloud does not train.
         """
         if not self._edges:
@@ -116,9 +119,10 @@ class Trainer:
             return 0
         return self._register.place(run) % self._group.size
 
-    def close(self, line: Line) -> None:
-        """Forget a line that has ended."""
+    def close(self, line: Line, *, superseded: bool = False) -> None:
+        """Forget a line; what waits of one that was superseded, too: its edge sends it again."""
         self._register.close(line)
+        self.counts.dropped += self.work.drop(line) if superseded else 0
 
     def finish(self, run: Run, seq: int) -> None:
         """Take note that an edge has sent its last upload, and make it durable soon."""
@@ -132,6 +136,10 @@ class Trainer:
     def accounts(self) -> Ledger:
         """Return a copy of the accounts; those of other processes are as of the last checkpoint."""
         return self._register.accounts()
+
+    def accounts_of(self, edge: str) -> dict[Run, Account]:
+        """Return a copy of the accounts of one edge."""
+        return self._register.accounts_of(edge)
 
     @property
     def left(self) -> int:
@@ -157,18 +165,19 @@ class Trainer:
             StorageError: the last checkpoint could not be written.
         """
         with closing(self._opener):
+            self._opener.start()
             busy, again = True, False
             while True:
-                self.work.wait(0.0 if again else self._patience_s(busy=busy))
-                self._answers.give(self.work.take_queries(self._answers.most))
+                none = again or self._stopping.is_set()
+                self.work.wait(0.0 if none else _patience_s(self._group, busy=busy))
+                self._answers.give_in_turn(self.work)
                 uploads = self.work.take_uploads(1 if self._suspects else self._merge)
                 self._suspects = max(0, self._suspects - len(uploads))
                 turns = self._take_turns(len(uploads))
                 if busy := any(turn.uploads for turn in turns):
                     self._learn(uploads)
                 if again := not (busy or self._stopping.is_set()) and self.left > 0:
-                    self._learning.again()
-                    self.counts.again += 1
+                    self._replays.step(self._learning, self.counts)
                 self._keep(turns)
                 if any(turn.stopping for turn in turns):
                     self.stop()
@@ -177,13 +186,6 @@ class Trainer:
         self._checkpoints.join()
         self._checkpoints.hand_in()
         self._checkpoints.last(self._kept())
-
-    def _patience_s(self, *, busy: bool) -> float:
-        if self._stopping.is_set():
-            return 0.0
-        if self._group.size == 1:
-            return _POLL_S
-        return _BUSY_TURN_S if busy else _IDLE_TURN_S
 
     def _take_turns(self, uploads: int) -> list[Turn]:
         turn = Turn(
@@ -202,11 +204,10 @@ class Trainer:
     def _learn(self, uploads: list[UploadWork]) -> None:
         """Make one step of the uploads that can be learnt from, together with the group."""
         fresh = [(work, upload) for work in uploads if (upload := self._opened(work)) is not None]
-        self._opener.look_ahead(self.work.next_upload())
         started = perf_counter()
         try:
             reply = self._learning.step([upload for _, upload in fresh])
-        except (EavesError, ValueError) as error:
+        except Exception as error:  # of any kind: nothing that an edge sends ends the process
             self._learning.abstain()
             self._blame([work for work, _ in fresh], error)
             return
@@ -215,7 +216,7 @@ class Trainer:
         content = self._encoded(reply, [work for work, _ in fresh])
         self.counts.step_s += perf_counter() - started
         self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
-        self._learning.keep(work.payload for work, _ in fresh)
+        self._learning.keep((work.payload, work.edge) for work, _ in fresh)
         for work, upload in fresh:
             self._register.apply(work, samples=len(upload.labels), reply=content)
             self.counts.uploads += 1
@@ -224,7 +225,9 @@ class Trainer:
 
     def _opened(self, work: UploadWork) -> Upload | None:
         """Return what is to be learnt from; None where that is nothing."""
-        applied = self._register.applied(work.line.run)
+        if (applied := self._register.applied(work.line.run)) is None:
+            self._refuse(work, OutOfOrderError(f"run {work.line.run.run} is not known any more"))
+            return None
         self.counts.bytes_in += len(work.payload)
         if work.seq <= applied:
             self.counts.duplicates += 1
@@ -235,8 +238,8 @@ class Trainer:
                 raise OutOfOrderError(
                     f"upload {work.seq} follows {work.follows}, but {applied} was the last here"
                 )
-            self._learning.expect_room(work.payload)
-            return self._opener.open(work)
+            self._learning.expect_room(work.payload, work.edge)
+            return work.opened.result()
         except EavesError as error:
             self._refuse(work, error)
             return None
@@ -247,6 +250,7 @@ class Trainer:
         Raises:
             DivergedError: it is not the upload's fault: the weights are no longer finite.
         """
+        _note(error, self.counts)
         self._learning.expect_finite()
         if len(uploads) > 1:
             self._suspects = len(uploads)
@@ -262,13 +266,10 @@ class Trainer:
 
     def _encoded(self, reply: Tensor | None, works: list[UploadWork]) -> bytes:
         """Return the reply as bytes; where it cannot be, the step is made, but the edges stop."""
-        try:
-            return b"" if reply is None else self._half.reply_codec.encode(reply)
-        except ValueError as error:
-            for work in works:
-                why = f"there is no reply to upload {work.seq}: {error}"
-                self._refuse(work, PayloadError(why))
-            return b""
+        content, why = _packed(reply, self._half.reply_codec)
+        for work in works if why else ():
+            self._refuse(work, PayloadError(f"there is no reply to upload {work.seq}: {why}"))
+        return content
 
     def _keep(self, turns: list[Turn]) -> None:
         """Settle the checkpoint that is done, begin the one that is due."""
@@ -289,4 +290,33 @@ class Trainer:
             ledger=self._register.accounts(),
             cloud=self._learning.state(),
             replies=self._register.replies(),
+        )
+
+
+def _patience_s(group: Group, *, busy: bool) -> float:
+    if group.size == 1:
+        return _POLL_S
+    return _BUSY_TURN_S if busy else _IDLE_TURN_S
+
+
+def _packed(reply: Tensor | None, codec: Codec) -> tuple[bytes, str]:
+    """Return a reply as bytes, or why it cannot be packed."""
+    try:
+        return (b"" if reply is None else codec.encode(reply)), ""
+    except Exception as error:
+        return b"", str(error) or repr(error)
+
+
+def _note(error: Exception, counts: Counts) -> None:
+    """Log and count what no upload should lead to, such as too little memory."""
+    if not isinstance(error, EavesError | ValueError):
+        counts.faults += 1
+        _log.error("a training step has failed", extra={"why": repr(error)[:300]})
+
+
+def _expect_session(kept: Kept, session: str) -> None:
+    if session not in ("", kept.session):
+        raise StateError(
+            f"the checkpoint is of session {kept.session}, the bundle of {session}; "
+            "choose another --out, or remove it to start anew"
         )

@@ -1,15 +1,30 @@
-"""What waits for the one thread that owns the cloud half: uploads to learn from, queries."""
+"""What waits for the one thread that owns the cloud half: uploads to learn from, queries.
+
+Edges take turns: one that sends much waits behind itself, not before the others. Work is opened
+(decoded) by other threads (:mod:`eaves.network.opening`), which take turns between edges as well;
+an upload that is long in opening is passed by.
+"""
 
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import final
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from eaves.codecs.contract import Buffer
 from eaves.errors import EavesError
 from eaves.network.ledger import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eaves.core.roles import Upload
+
+_PATIENCE_S: Final = 0.05  # with an upload that is not open yet; those that are open go first then
+T = TypeVar("T")
 
 
 @final
@@ -37,7 +52,40 @@ class Line(ABC):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+class Opened(Generic[T]):
+    """What a payload holds, once it is decoded: a value, or why there is none."""
+
+    __slots__ = ("asked", "error", "since_s", "value")
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether a thread decodes it, or has done so."""
+        self.since_s: float | None = None
+        """When it was first waited for."""
+        self.value: T | None = None
+        self.error: EavesError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a value or an error."""
+        return self.value is not None or self.error is not None
+
+    def result(self) -> T:
+        """Return the value, or raise why there is none; once it is :attr:`done`."""
+        if self.error is not None:
+            raise self.error
+        assert self.value is not None  # only what is open is taken
+        return self.value
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether it was waited for long enough; the first call begins the wait."""
+        if self.since_s is None:
+            self.since_s = now_s
+        return not self.done and now_s - self.since_s > _PATIENCE_S
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class UploadWork:
     """An upload that has arrived, still encoded."""
 
@@ -45,38 +93,105 @@ class UploadWork:
     seq: int
     follows: int
     payload: Buffer
+    opened: "Opened[Upload]" = field(default_factory=Opened)
+
+    @property
+    def edge(self) -> str:
+        """The name of the edge."""
+        return self.line.run.edge
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class QueryWork:
     """A batch to answer, still encoded; the future gets the logits, encoded."""
 
-    payload: bytes
+    payload: Buffer
     answer: "Future[bytes]" = field(default_factory=Future)
+    edge: str = ""
+    opened: "Opened[Tensor]" = field(default_factory=Opened)
+
+
+@final
+class _Turns(Generic[T]):
+    """Lists of work by edge, and the order in which edges have their turn."""
+
+    def __init__(self) -> None:
+        self.by_edge: dict[str, deque[T]] = {}  # in the order of turns
+        self.count = 0
+
+    def add(self, edge: str, work: T) -> None:
+        self.by_edge.setdefault(edge, deque()).append(work)
+        self.count += 1
+
+    def pop(self, edge: str) -> T:
+        """Return the oldest work of an edge, whose next turn is after those of all others."""
+        work, rest = self.by_edge[edge].popleft(), self.by_edge.pop(edge)
+        if rest:
+            self.by_edge[edge] = rest
+        self.count -= 1
+        return work
+
+    def put_back(self, edge: str, work: T) -> None:
+        """Return work that was taken; its edge has the next turn."""
+        mine = self.by_edge.pop(edge, deque())
+        mine.appendleft(work)
+        self.by_edge = {edge: mine, **self.by_edge}
+        self.count += 1
+
+    def in_turn(self) -> Iterator[tuple[str, T]]:
+        """Yield the work in the order in which it would be taken."""
+        depth = 0
+        while any(len(works) > depth for works in self.by_edge.values()):
+            for edge, works in self.by_edge.items():
+                if len(works) > depth:
+                    yield edge, works[depth]
+            depth += 1
 
 
 @final
 class WorkQueue:
-    """Work in the order of its arrival; queries go before uploads. Bounded by whoever fills it."""
+    """Work of edges that take turns; queries go before uploads. Bounded by whoever fills it.
 
-    def __init__(self) -> None:
-        self._uploads: deque[UploadWork] = deque()
-        self._queries: deque[QueryWork] = deque()
-        self._changed = threading.Condition()
-        self._woken, self._closed = False, False
+    With ``opens`` work is taken only when it is open, by threads that call :meth:`next_to_open` and
+    :meth:`has_opened`. Of uploads so many are open ``ahead``; of the queries of one edge, so many
+    that they take more than ``spare_bytes``.
+    """
+
+    def __init__(self, *, opens: bool = False, ahead: int = 1, spare_bytes: int = 2**60) -> None:
+        self._opens, self._ahead, self._spare_bytes = opens, ahead, spare_bytes
+        self._uploads, self._most = _Turns[UploadWork](), 1
+        self._closed_queries, self._open_queries = _Turns[QueryWork](), _Turns[QueryWork]()
+        self._open_bytes: dict[str, int] = {}  # of queries, by edge
+        self._opening: dict[str, UploadWork | QueryWork] = {}  # one of each edge
+        lock = threading.Lock()
+        self._changed, self._to_open = threading.Condition(lock), threading.Condition(lock)
+        self._woken, self._closed, self._over = False, False, False
 
     def __len__(self) -> int:
-        return len(self._uploads) + len(self._queries)
+        opening = sum(isinstance(work, QueryWork) for work in list(self._opening.values()))
+        return self._uploads.count + self._queries + opening
+
+    @property
+    def _queries(self) -> int:
+        return self._closed_queries.count + self._open_queries.count
 
     def put(self, work: UploadWork | QueryWork) -> None:
         """Add work at the end; an upload that comes after :meth:`close` is let go."""
         with self._changed:
+            if isinstance(work, QueryWork) and work.opened.value is not None:
+                self._add_open(work, work.opened.value)
+                return
             if isinstance(work, QueryWork):
-                self._queries.append(work)
+                self._closed_queries.add(work.edge, work)
             elif not self._closed:
-                self._uploads.append(work)
-            self._changed.notify()
+                self._uploads.add(work.edge, work)
+            (self._to_open if self._opens else self._changed).notify()
+
+    def edges(self) -> int:
+        """Return of how many edges uploads wait."""
+        with self._changed:
+            return len(self._uploads.by_edge)
 
     def close(self) -> None:
         """Take no more uploads, or an edge that never pauses would never let anybody finish."""
@@ -84,15 +199,21 @@ class WorkQueue:
             self._closed = self._woken = True
             self._changed.notify()
 
-    def next_upload(self) -> UploadWork | None:
-        """Return the upload that is the oldest, and leave it where it is."""
+    def drop(self, line: Line) -> int:
+        """Let go of the uploads of a line that are still waiting; return how many."""
         with self._changed:
-            return self._uploads[0] if self._uploads else None
+            mine = self._uploads.by_edge.pop(line.run.edge, deque())
+            kept = deque(work for work in mine if work.line is not line)
+            if kept:
+                self._uploads.by_edge[line.run.edge] = kept
+            self._uploads.count -= len(mine) - len(kept)
+            return len(mine) - len(kept)
 
     def put_back(self, uploads: list[UploadWork]) -> None:
         """Return uploads that were taken to the front."""
         with self._changed:
-            self._uploads.extendleft(reversed(uploads))
+            for work in reversed(uploads):
+                self._uploads.put_back(work.edge, work)
 
     def wake(self) -> None:
         """Let :meth:`wait` return at once."""
@@ -101,29 +222,115 @@ class WorkQueue:
             self._changed.notify()
 
     def wait(self, timeout_s: float) -> None:
-        """Return when there is work, when woken, or after ``timeout_s``."""
+        """Return when there is work, when woken, or after ``timeout_s``.
+
+        Where uploads are not open yet, that is the time that they are waited for.
+        """
         with self._changed:
-            if not (self._uploads or self._queries or self._woken):
-                self._changed.wait(timeout_s)
+            opening = self._opens and bool(self._uploads.count)
+            self._changed.wait_for(self._has_work, _PATIENCE_S if opening else timeout_s)
             self._woken = False
 
+    def _has_work(self) -> bool:
+        ready = self._ready_queries().count or self._ready_uploads(self._most)
+        return bool(self._woken or ready)
+
     def take_queries(self, most: int) -> list[QueryWork]:
-        """Return up to ``most`` queries."""
+        """Return up to ``most`` queries of so many examples together, or one that has more."""
         with self._changed:
-            return [self._queries.popleft() for _ in range(min(most, len(self._queries)))]
+            ready, taken, examples = self._ready_queries(), list[QueryWork](), 0
+            while ready.count and len(taken) < most:
+                edge, works = next(iter(ready.by_edge.items()))
+                value = works[0].opened.value
+                examples += 1 if value is None else len(value)
+                if taken and examples > most:
+                    break
+                taken.append(ready.pop(edge))
+                if value is not None:
+                    self._open_bytes[edge] -= value.nbytes
+                    if not self._open_bytes[edge]:
+                        del self._open_bytes[edge]
+            if taken and self._closed_queries.count:
+                self._to_open.notify()
+            return taken
 
     def take_uploads(self, most: int) -> list[UploadWork]:
-        """Return up to ``most`` uploads, at most one of each edge, the oldest first."""
+        """Return up to ``most`` uploads, one of each edge whose turn it is.
+
+        None at all while one of them is about to be open: steps are as full as they can be.
+        """
         with self._changed:
-            taken: list[UploadWork] = []
-            left: deque[UploadWork] = deque()
-            seen = set()
-            while self._uploads and len(taken) < most:
-                work = self._uploads.popleft()
-                if work.line.run.edge in seen:
-                    left.append(work)
-                    continue
-                seen.add(work.line.run.edge)
-                taken.append(work)
-            self._uploads.extendleft(reversed(left))
+            self._most = most
+            taken = [self._uploads.pop(edge) for edge in self._ready_uploads(most)]
+            if taken and self._opens and self._uploads.count:
+                self._to_open.notify()
             return taken
+
+    def _ready_queries(self) -> "_Turns[QueryWork]":
+        return self._open_queries if self._opens else self._closed_queries
+
+    def _ready_uploads(self, most: int) -> list[str]:
+        """Return the edges whose uploads may be taken."""
+        ready, now = list[str](), monotonic()
+        for edge, works in self._uploads.by_edge.items():
+            if len(ready) == most:
+                break
+            if not self._opens or works[0].opened.done:
+                ready.append(edge)
+            elif not works[0].opened.is_late(now):
+                return []
+        return ready
+
+    # For the threads that open work
+
+    def next_to_open(self, *, uploads_first: bool) -> UploadWork | QueryWork | None:
+        """Wait for work that is to be opened, and return it; None when there will be none."""
+        kinds = (self._next_upload, self._next_query)
+        with self._to_open:
+            while not self._over:
+                for find in kinds if uploads_first else kinds[::-1]:
+                    if (work := find()) is not None:
+                        self._opening[work.edge] = work
+                        work.opened.asked = True
+                        return work
+                self._to_open.wait()
+            return None
+
+    def _next_query(self) -> QueryWork | None:
+        for edge in self._closed_queries.by_edge:
+            if edge not in self._opening and self._open_bytes.get(edge, 0) <= self._spare_bytes:
+                return self._closed_queries.pop(edge)
+        return None
+
+    def _next_upload(self) -> UploadWork | None:
+        ahead, now = 0, monotonic()
+        for edge, work in self._uploads.in_turn():
+            if not work.opened.asked and edge not in self._opening:
+                work.opened.is_late(now)
+                return work
+            ahead += not work.opened.is_late(now)
+            if ahead >= self._ahead:
+                break
+        return None
+
+    def has_opened(self, work: UploadWork | QueryWork) -> None:
+        """Let work be taken that is open now, or be forgotten where it is a query that is not."""
+        with self._changed:
+            del self._opening[work.edge]
+            if isinstance(work, QueryWork) and work.opened.value is not None:
+                self._add_open(work, work.opened.value)
+            else:
+                self._changed.notify()
+            if self._uploads.count or self._closed_queries.count:
+                self._to_open.notify()
+
+    def _add_open(self, work: QueryWork, value: "Tensor") -> None:
+        self._open_queries.add(work.edge, work)
+        self._open_bytes[work.edge] = self._open_bytes.get(work.edge, 0) + value.nbytes
+        self._changed.notify()
+
+    def end_opening(self) -> None:
+        """Let :meth:`next_to_open` return None."""
+        with self._to_open:
+            self._over = True
+            self._to_open.notify_all()

@@ -49,9 +49,11 @@ def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
                 if origin.config.mixes:
                     words = "what comes are mixtures of %d inputs each; none comes alone"
                     _log.info(words, origin.config.mixing.group)
-                logged_at = monotonic()
+                logged_at, said = monotonic(), event
             elif monotonic() - logged_at >= _EVERY_S:
-                _log.info("serving", extra=_figures(event))
+                if (news := _news(event, said)) is not None:
+                    _log.info("serving", extra=news)
+                    said = event
                 logged_at = monotonic()
         if as_json:
             line = json.dumps({**_figures(event), "edges": event.ledger.as_json()})
@@ -60,6 +62,14 @@ def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
             _print_served(event, config.out)
         asked.raise_if_interrupted()
     return 0
+
+
+def _news(event: ServeProgress, before: ServeProgress) -> dict[str, Any] | None:
+    """Return the figures that are not 0; None where nothing has happened since ``before``."""
+    figures = _figures(event)
+    if figures == _figures(before):
+        return None
+    return {name: value for name, value in figures.items() if value}
 
 
 def _folder(config: ServeConfig) -> AbstractContextManager[None]:

@@ -45,3 +45,10 @@ def keep_freed_memory() -> bool:
         and mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
         and mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
     )
+
+
+def return_freed_memory() -> None:
+    """Give the system back what malloc keeps; what is needed next is taken page by page again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
