@@ -181,7 +181,7 @@ def test_the_cloud_answers_what_the_exit_is_not_sure_of(eaves: Eaves, answering:
     assert (ended.code, ended.err) == (0, "")
     *lines, summary = [json.loads(line) for line in ended.out.splitlines()]
     assert summary["answered_by"] == {"cloud": 360}
-    assert summary["queries"] == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0}
+    assert summary["queries"] == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0, "unusable": 0}
     assert summary["accuracy"]["all"] == answering.agent.result["accuracy"]["cloud"]
     assert [line["example"] for line in lines] == list(range(360))
     assert {line["answered_by"] for line in lines} == {"cloud"}

@@ -99,7 +99,14 @@ class Device:
             memory_bytes=2**20,
         )
         target = insecure_target(address, "edge-1")
-        self.uplink = Uplink(target, self.spool, enrolment, max_backoff_s=0.2, welcome_s=2.0)
+        self.uplink = Uplink(
+            target,
+            self.spool,
+            enrolment,
+            max_backoff_s=0.2,
+            welcome_s=2.0,
+            reply_bytes=2**16,
+        )
         self.totals, self.stop = Totals(), threading.Event()
 
     def run(
@@ -262,7 +269,7 @@ def test_a_refusal_ends_the_training_in_words(cloud_of: CloudOf, device_of: Devi
 def test_a_two_way_edge_gets_its_replies_over_a_link_that_fails(
     cloud_of: CloudOf, device_of: DeviceOf, proxy_of: Callable[[Cloud], Proxy]
 ) -> None:
-    cloud = cloud_of(reply_values=2)
+    cloud = cloud_of(reply_values=VALUES)
     proxy = proxy_of(cloud)
     device = device_of(proxy.address)
     learner = TwoWay()
@@ -286,7 +293,7 @@ def test_a_two_way_edge_gets_its_replies_over_a_link_that_fails(
 def test_a_two_way_edge_that_restarts_replays_the_replies_it_had(
     cloud_of: CloudOf, device_of: DeviceOf, tmp_path: Path
 ) -> None:
-    cloud = cloud_of(reply_values=2)
+    cloud = cloud_of(reply_values=VALUES)
     device = device_of(cloud.address)
     snapshots(device.run(TwoWay(), batches(1, 10)))
     device.close()

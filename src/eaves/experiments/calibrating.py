@@ -25,7 +25,7 @@ from eaves.experiments.answering import Cloud
 from eaves.experiments.bundle import read_manifest
 from eaves.runtime.files import write_atomically
 
-_BATCH: Final = 256
+BATCH: Final = 256
 _TIMEOUT_S: Final = 60.0
 _FORMAT: Final = 1
 NAME: Final = "rule.json"
@@ -102,7 +102,7 @@ def score(edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec, rule:
         ConfigError: a method that has no exit, or sends nothing: there is nothing to choose.
     """
     scores, right = [], {"exit": [torch.empty(0).bool()], "cloud": [torch.empty(0).bool()]}
-    for batch in batches(source, batch_size=_BATCH, seed=0, epoch=0, shuffle=False):
+    for batch in batches(source, batch_size=BATCH, seed=0, epoch=0, shuffle=False):
         features, early_BK = edge.predict(batch.inputs)
         if features is None or early_BK is None:
             missing = "exit" if early_BK is None else "cloud"

@@ -12,7 +12,7 @@ from eaves.core.shield import Open, Shield
 from eaves.data.source import Source
 from eaves.experiments.answering import Cloud
 
-_BATCH = 256
+BATCH = 256
 _PATIENCE_S = 60.0
 
 
@@ -35,7 +35,7 @@ def evaluate(
     order = torch.arange(len(source))
     if not isinstance(shield, Open):  # it may mix what comes together, and sets come in order
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    for rows in torch.split(order, _BATCH):
+    for rows in torch.split(order, BATCH):
         batch = source.fetch(rows)
         features, early = edge.predict(batch.inputs)
         late = None

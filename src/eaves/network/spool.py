@@ -23,6 +23,8 @@ from eaves.network.spoolfile import Slot, SpoolFile, Tidy
 _POLICIES: Final = ("block", "drop-oldest")
 _POLL_S: Final = 0.05  # how soon a put that waits sees that it is to stop
 _BATCH_BYTES: Final = 8 << 20  # in one transaction; bounds the log beside the file
+_ANY: Final = 1 << 48  # no run has so many uploads
+_RESERVE: Final = 1024  # uploads that may be sent before the disk has to hear of it again
 _by_seq = attrgetter("seq")
 
 
@@ -57,6 +59,8 @@ class SpoolStatus:
     """Samples in them."""
     highest: int
     """The highest number that was put or forgotten; 0 at first."""
+    lost: int
+    """Of those dropped, uploads that were gone from the disk."""
 
 
 @final
@@ -186,6 +190,8 @@ class Spool:
     Guaranteed: what was there when :meth:`persist` returned is there after a crash or a loss of
     power, less what was forgotten or dropped since. Numbers come out in rising order. What is
     dropped is counted, once, and the counts outlive a restart.
+    What is gone from the file, or has changed there, is :attr:`missing`: the numbers up to
+    ``keep_through`` that are neither waiting, nor forgotten, nor dropped.
     Not guaranteed: after a crash, what was forgotten or dropped since the last write may be there
     again, and not be counted. Two processes must not open the same file. The file does not shrink:
     it stays within the most that it has held, some pages, and a log of about 16 MB beside it.
@@ -219,7 +225,12 @@ class Spool:
         self._queue = _Queue(found.slots)
         self._places = _Places(self._queue.bytes)
         self._drops = _Drops(found.dropped, found.dropped_samples)
-        self._forgotten, self._highest = found.forgotten, found.highest
+        self._forgotten, self._highest, self._lost = found.forgotten, found.highest, found.lost
+        self.missing, self.is_new = found.missing, self._file.is_new
+        """Numbers that should be there after ``keep_through``, and are not; whether it is empty
+        because the file was made just now."""
+        self.sent_before = self._reserved = found.reserved
+        """No upload with a higher number can have been sent before the file was opened."""
 
     def put(self, seq: int, data: bytes, samples: int, *, stop: threading.Event) -> float:
         """Store one upload; return the seconds waited for room.
@@ -283,6 +294,38 @@ class Spool:
             if not (slot.gone or self._closed):
                 raise StateError(f"upload {slot.seq} is missing in the spool's file: it is damaged")
 
+    def reserve(self, seq: int) -> None:
+        """Take note on disk, once for many uploads, that ``seq`` may be sent.
+
+        After a crash, the cloud may have all that was sent, and can have nothing more.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if seq > self._reserved:
+            with self._disk:
+                self._file.reserve(seq + _RESERVE)
+            self._reserved = seq + _RESERVE
+
+    def lose_missing(self, above: int) -> None:
+        """Count as dropped and lost what is :attr:`missing`; the cloud has all up to ``above``.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        runs = [range(max(run[0], above + 1), run[-1] + 1) for run in self.missing]
+        if runs := [run for run in runs if run]:
+            with self._disk:
+                self._file.lose(runs)
+            with self._changed:
+                self._lost += (number := sum(map(len, runs)))
+                self._drops.uploads += number
+        self.missing = ()
+
+    def expect_anything(self) -> None:
+        """Believe a cloud that has any number: the file that knew better is gone."""
+        self.sent_before = _ANY
+
     def rewind(self, seq: int) -> None:
         """Begin a new connection after ``seq``: what is above no longer counts as sent.
 
@@ -329,6 +372,7 @@ class Spool:
                 dropped=self._drops.uploads,
                 dropped_samples=self._drops.samples,
                 highest=self._highest,
+                lost=self._lost,
             )
 
     def wait_empty(self, timeout_s: float) -> bool:
