@@ -28,6 +28,7 @@ from eaves.network.channel import Target, insecure_target
 from eaves.network.refusals import RefusedError
 from eaves.network.spool import Spool
 from eaves.runtime.checkpoint import load_checkpoint
+from eaves.runtime.sealed import unsealed_json
 from eaves.runtime.traffic import Snapshot
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=2)  # 8 steps
@@ -82,7 +83,8 @@ def test_a_run_ends_with_a_record_and_the_edges_bundle(tmp_path: Path, cloud_of:
     assert record.network is not None
     assert record.network["session"] == cloud.events[0].session
     assert record.bytes["up"] == cloud.ended().counts.bytes_in > 0
-    assert json.loads((tmp_path / "agent" / "record.json").read_bytes()) == record.as_json()
+    written = unsealed_json((tmp_path / "agent" / "record.json").read_bytes())
+    assert written == record.as_json()
     origin = open_origin(tmp_path / "agent")
     assert origin.session == record.network["session"]
     assert sorted(p.name for p in (tmp_path / "agent" / "bundle").iterdir()) == [

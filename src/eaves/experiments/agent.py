@@ -118,11 +118,11 @@ def _whole(
     """
     # What a phase without a cloud has done is no upload.
     spool = _spool(config, sent := position.steps if position.phase == sends.name else 0)
-    if spool.is_new and sent:
-        spool.expect_anything()
-    if not spool.missing:
+    if spool.past.is_new and sent:
+        spool.past.expect_anything()
+    if not spool.past.missing:
         return spool, position
-    run, gone = position.enrolled["run"], numbers_text(spool.missing)
+    run, gone = position.enrolled["run"], numbers_text(spool.past.missing)
     if job.method.edge.one_way and back_to_beginning(job.config.out / "checkpoint"):
         spool.close()
         position = restore(job)
@@ -134,7 +134,7 @@ def _whole(
             extra={"lacks": gone, "steps": sent},
         )
         spool = _spool(config, 0)
-        spool.expect_anything()
+        spool.past.expect_anything()
         return spool, position
     _log.error(
         "the spool was damaged or removed: it lacks uploads of this run, which cannot be made "

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +15,7 @@ from eaves.core.rates import Rate
 from eaves.experiments.build import Job
 from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
+from eaves.runtime.sealed import CHECKSUM, sealed_json
 
 
 @final
@@ -49,10 +50,12 @@ class RunRecord:
     """What was hidden, by which noise, and what that proves; None where nothing was."""
     network: dict[str, Any] | None = None
     """How the run went over a network; None where the link was emulated."""
+    checksum: str = field(default="", compare=False)
+    """Of all other fields, as ``record.json`` has it; empty before it was written."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name, without the checksum."""
+        return {name: value for name, value in asdict(self).items() if name != CHECKSUM}
 
     def to_line(self) -> str:
         """Return the record as one line of JSON."""
@@ -100,8 +103,7 @@ def record_of(
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write ``record.json``; raises :class:`StorageError`."""
-    content = json.dumps(record.as_json(), indent=1, allow_nan=False).encode()
-    write_atomically(folder / "record.json", content)
+    write_atomically(folder / "record.json", sealed_json(record.as_json()))
 
 
 def _times(totals: Totals) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Final
 from eaves.codecs.contract import Buffer
 from eaves.codecs.payload import Payload
 from eaves.errors import PayloadError
-from eaves.network.eaves_pb2 import Receipt, Welcome
+from eaves.network.eaves_pb2 import CloudMessage, Receipt, Welcome
 from eaves.network.refusals import ProtocolError
 
 _SESSION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -19,6 +19,19 @@ _LEAST_MESSAGE_BYTES: Final = 256  # a cloud that takes less takes no upload at 
 _MOST_PORTS: Final = 1024  # processes of one cloud
 _SPARE_RECEIPTS: Final = 1000
 _UPLOAD_HEAD: Final = struct.Struct("<4sBBI")
+
+
+def expect_kind(message: CloudMessage | None, *, welcomed: bool) -> str:
+    """Return what a message is: one welcome first, and receipts after it.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    kind = None if message is None else message.WhichOneof("kind")
+    if kind != ("receipt" if welcomed else "welcome"):
+        said = kind or "bytes that are no message"
+        raise ProtocolError(f"it says {said} {'again' if welcomed else 'as the first'}")
+    return str(kind)
 
 
 def expect_welcome(welcome: Welcome, *, session: str, most: int, port: int) -> None:

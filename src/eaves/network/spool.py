@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, final
 
 from eaves.core.units import bytes_text
 from eaves.errors import ConfigError, StateError, StorageError, unknown
-from eaves.network.spoolfile import Slot, SpoolFile, Tidy
+from eaves.network.spoolfile import Found, Slot, SpoolFile, Tidy
 
 _POLICIES: Final = ("block", "drop-oldest")
 _POLL_S: Final = 0.05  # how soon a put that waits sees that it is to stop
@@ -140,6 +140,53 @@ class _Drops:
 
 
 @final
+class Past:
+    """What is known, when a spool is opened, of the process that had it before.
+
+    ``missing`` are the numbers up to ``keep_through`` that should be there and are not: neither
+    waiting, nor forgotten, nor dropped. ``is_new``: the file was made just now. ``sent`` is the
+    highest number that may have been sent. ``lost`` counts uploads that were missing for good.
+    """
+
+    def __init__(self, file: SpoolFile, found: Found, drops: _Drops, disk: threading.Lock):
+        self._file, self._drops, self._disk = file, drops, disk
+        self.missing, self.lost, self.is_new = found.missing, found.lost, file.is_new
+        self.sent = self._reserved = found.reserved
+
+    def reserve(self, seq: int) -> None:
+        """Take note on disk, once for many uploads, that ``seq`` may be sent.
+
+        After a crash, the cloud may have all that was sent, and can have nothing more.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if seq > self._reserved:
+            with self._disk:
+                self._file.reserve(seq + _RESERVE)
+            self._reserved = seq + _RESERVE
+
+    def expect_anything(self) -> None:
+        """Believe a cloud that has any number: the file that knew better is gone."""
+        self.sent = _ANY
+
+    def lose_missing(self, above: int) -> None:
+        """Count what is missing as dropped and lost; the cloud has all up to ``above``.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        runs = [range(max(run[0], above + 1), run[-1] + 1) for run in self.missing]
+        if runs := [run for run in runs if run]:
+            number = sum(map(len, runs))
+            with self._disk:
+                self._file.lose(runs)
+                self.lost += number
+                self._drops.uploads += number
+        self.missing = ()
+
+
+@final
 class _Places:
     """Where uploads are: in memory, on disk, or both."""
 
@@ -190,8 +237,7 @@ class Spool:
     Guaranteed: what was there when :meth:`persist` returned is there after a crash or a loss of
     power, less what was forgotten or dropped since. Numbers come out in rising order. What is
     dropped is counted, once, and the counts outlive a restart.
-    What is gone from the file, or has changed there, is :attr:`missing`: the numbers up to
-    ``keep_through`` that are neither waiting, nor forgotten, nor dropped.
+    What is gone from the file, or has changed there, is in :attr:`past`.
     Not guaranteed: after a crash, what was forgotten or dropped since the last write may be there
     again, and not be counted. Two processes must not open the same file. The file does not shrink:
     it stays within the most that it has held, some pages, and a log of about 16 MB beside it.
@@ -225,12 +271,8 @@ class Spool:
         self._queue = _Queue(found.slots)
         self._places = _Places(self._queue.bytes)
         self._drops = _Drops(found.dropped, found.dropped_samples)
-        self._forgotten, self._highest, self._lost = found.forgotten, found.highest, found.lost
-        self.missing, self.is_new = found.missing, self._file.is_new
-        """Numbers that should be there after ``keep_through``, and are not; whether it is empty
-        because the file was made just now."""
-        self.sent_before = self._reserved = found.reserved
-        """No upload with a higher number can have been sent before the file was opened."""
+        self._forgotten, self._highest = found.forgotten, found.highest
+        self.past = Past(self._file, found, self._drops, self._disk)
 
     def put(self, seq: int, data: bytes, samples: int, *, stop: threading.Event) -> float:
         """Store one upload; return the seconds waited for room.
@@ -294,38 +336,6 @@ class Spool:
             if not (slot.gone or self._closed):
                 raise StateError(f"upload {slot.seq} is missing in the spool's file: it is damaged")
 
-    def reserve(self, seq: int) -> None:
-        """Take note on disk, once for many uploads, that ``seq`` may be sent.
-
-        After a crash, the cloud may have all that was sent, and can have nothing more.
-
-        Raises:
-            StorageError: the disk is full or refuses.
-        """
-        if seq > self._reserved:
-            with self._disk:
-                self._file.reserve(seq + _RESERVE)
-            self._reserved = seq + _RESERVE
-
-    def lose_missing(self, above: int) -> None:
-        """Count as dropped and lost what is :attr:`missing`; the cloud has all up to ``above``.
-
-        Raises:
-            StorageError: the disk is full or refuses.
-        """
-        runs = [range(max(run[0], above + 1), run[-1] + 1) for run in self.missing]
-        if runs := [run for run in runs if run]:
-            with self._disk:
-                self._file.lose(runs)
-            with self._changed:
-                self._lost += (number := sum(map(len, runs)))
-                self._drops.uploads += number
-        self.missing = ()
-
-    def expect_anything(self) -> None:
-        """Believe a cloud that has any number: the file that knew better is gone."""
-        self.sent_before = _ANY
-
     def rewind(self, seq: int) -> None:
         """Begin a new connection after ``seq``: what is above no longer counts as sent.
 
@@ -372,7 +382,7 @@ class Spool:
                 dropped=self._drops.uploads,
                 dropped_samples=self._drops.samples,
                 highest=self._highest,
-                lost=self._lost,
+                lost=self.past.lost,
             )
 
     def wait_empty(self, timeout_s: float) -> bool:

@@ -17,7 +17,7 @@ import grpc
 
 from eaves.errors import EavesError
 from eaves.network.channel import Target, connect
-from eaves.network.claims import expect_pace, expect_receipt, expect_welcome
+from eaves.network.claims import expect_kind, expect_pace, expect_receipt, expect_welcome
 from eaves.network.credentials import explain
 from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Finish, Hello, Receipt, Welcome
 from eaves.network.refusals import FATAL, LateError, ProtocolError, RefusedError, plain_words
@@ -48,6 +48,18 @@ class Enrolment:
     session: str
     steps: int
     memory_bytes: int
+
+    def hello(self) -> Hello:
+        """Return it as the first message of a connection."""
+        return Hello(
+            protocol=PROTOCOL,
+            version=self.version,
+            terms=self.terms,
+            run=self.run,
+            session=self.session,
+            steps=self.steps,
+            memory_bytes=self.memory_bytes,
+        )
 
 
 @final
@@ -197,14 +209,13 @@ class Uplink:
         if self._closing.is_set():
             return
         details = plain_words(explain(error) or error.details() or "")
-        for local, claim in _VIOLATIONS.items():
-            if code is local[0] and local[1] in details:
-                self._violated(f"{claim} ({details})")
-                return
-        if code in FATAL:
+        if (claim := _claim_in(code, details)) is not None:
+            self._violated(claim)
+        elif code in FATAL:
             self.status.problem = f"{code.name}: {details}"
             raise RefusedError(f"the cloud at {self._target.address} refuses: {details}") from error
-        self._wait_for(f"{code.name}: {details}")
+        else:
+            self._wait_for(f"{code.name}: {details}")
 
     def _violated(self, claim: str) -> None:
         """Count a connection that a broken or hostile cloud has spoilt, and try again later.
@@ -264,16 +275,12 @@ class Uplink:
         welcomed, before = False, self.status.sent
         for count, message in enumerate(self._call, 1):
             expect_pace(count, self.status.sent - before)
-            kind = None if message is None else message.WhichOneof("kind")
-            if kind == "welcome" and not welcomed:
-                timer.cancel()
-                welcomed = True
-                self._welcomed(message.welcome, attempt)
-            elif kind == "receipt" and welcomed:
+            if expect_kind(message, welcomed=welcomed) == "receipt":
                 self._received(message.receipt)
-            else:
-                said = kind or "bytes that are no message"
-                raise ProtocolError(f"it says {said} {'again' if welcomed else 'as the first'}")
+                continue
+            timer.cancel()
+            welcomed = True
+            self._welcomed(message.welcome, attempt)
 
     def _received(self, receipt: Receipt) -> None:
         expect_receipt(receipt, most=self._most())
@@ -298,7 +305,7 @@ class Uplink:
 
         The cloud can have no more than that; what it has not got must not be forgotten.
         """
-        return max(self._highest_sent, min(self._spool.sent_before, self._enrolment.steps))
+        return max(self._highest_sent, min(self._spool.past.sent, self._enrolment.steps))
 
     def _give_up(self, attempt: _Attempt) -> None:
         """End a connection that nobody answers on."""
@@ -325,14 +332,14 @@ class Uplink:
         status.session, status.applied, status.connected = welcome.session, welcome.applied, True
         status.connections, status.problem = status.connections + 1, ""
         self._enrolment = replace(self._enrolment, session=welcome.session)
-        self._spool.lose_missing(welcome.applied)
+        self._spool.past.lose_missing(welcome.applied)
         self._spool.rewind(welcome.applied)
         attempt.welcome.put(welcome)
         _log.info("connected", extra={"cloud": self._target.address, "applied": welcome.applied})
 
     def _outgoing(self, attempt: _Attempt) -> Iterator[EdgeMessage | tuple[int, int, bytes]]:
         """Yield what goes up; runs in a thread of gRPC's."""
-        yield EdgeMessage(hello=self._hello())
+        yield EdgeMessage(hello=self._enrolment.hello())
         welcome = attempt.welcome.get()
         if welcome is None:
             return
@@ -353,7 +360,7 @@ class Uplink:
             entry = self._spool.after(follows, timeout_s=_POLL_S)
             if entry is not None:
                 _expect_fits(entry, most_bytes)
-                self._spool.reserve(entry.seq)
+                self._spool.past.reserve(entry.seq)
                 self._highest_sent = max(self._highest_sent, entry.seq)
                 yield entry.seq, follows, entry.data
                 follows = entry.seq
@@ -367,17 +374,13 @@ class Uplink:
             elif finished and self.delivered:
                 return  # the cloud hangs up, and has then read all of it
 
-    def _hello(self) -> Hello:
-        enrolment = self._enrolment
-        return Hello(
-            protocol=PROTOCOL,
-            version=enrolment.version,
-            terms=enrolment.terms,
-            run=enrolment.run,
-            session=enrolment.session,
-            steps=enrolment.steps,
-            memory_bytes=enrolment.memory_bytes,
-        )
+
+def _claim_in(code: grpc.StatusCode, details: str) -> str | None:
+    """Return what a cloud did wrong, where gRPC has ended a call on this side because of it."""
+    for (known, words), claim in _VIOLATIONS.items():
+        if code is known and words in details:
+            return f"{claim} ({details})"
+    return None
 
 
 def _expect_fits(entry: Entry, most_bytes: int) -> None:
