@@ -317,7 +317,7 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "privacy", "network"),
+    *("time", "bytes", "memory", "complete", "privacy", "network", "checksum"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -417,6 +417,7 @@ OPTIONS = {
     ],
     "nets": ["--help", "--json"],
     "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
+    "verify": ["--help", "--json"],
     "devices": ["--help", "--json"],
     "data": ["--data-root", "--download", "--help", "--json", "--synthetic"],
 }
@@ -517,6 +518,7 @@ def test_fields_of_a_record() -> None:
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
         "privacy": None,
         "network": None,
+        "checksum": "",
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 

@@ -230,14 +230,13 @@ class Spool:
     """Uploads not yet durable in the cloud, at most ``limit_bytes`` of them.
 
     They are in memory first, up to ``memory_bytes``; on disk when memory is full or when they must
-    outlive a crash. One thread puts, another takes and forgets. Where it is full, ``when_full``
-    says what a put does: "block" waits for room; "drop-oldest" drops the oldest upload that has not
-    been sent, which is the new one where all others have been.
+    outlive a crash. What is gone from there is in :attr:`past`. One thread puts, another takes and
+    forgets. Where it is full, ``when_full`` says what a put does: "block" waits for room;
+    "drop-oldest" drops the oldest upload not sent, the new one where all others have been.
 
     Guaranteed: what was there when :meth:`persist` returned is there after a crash or a loss of
     power, less what was forgotten or dropped since. Numbers come out in rising order. What is
     dropped is counted, once, and the counts outlive a restart.
-    What is gone from the file, or has changed there, is in :attr:`past`.
     Not guaranteed: after a crash, what was forgotten or dropped since the last write may be there
     again, and not be counted. Two processes must not open the same file. The file does not shrink:
     it stays within the most that it has held, some pages, and a log of about 16 MB beside it.
@@ -337,10 +336,7 @@ class Spool:
                 raise StateError(f"upload {slot.seq} is missing in the spool's file: it is damaged")
 
     def rewind(self, seq: int) -> None:
-        """Begin a new connection after ``seq``: what is above no longer counts as sent.
-
-        Everything up to ``seq`` does: the cloud says that it has it.
-        """
+        """Begin a new connection after ``seq``: all up to it counts as sent, and nothing above."""
         with self._changed:
             self._queue.rewind(seq)
             self._changed.notify_all()

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
@@ -164,6 +165,20 @@ class SpoolFile:
         sums = (dropped + more, samples + more_samples)
         return Found(slots, *sums, forgotten, highest, reserved, lost, missing)
 
+    def bad_replies(self) -> list[int]:
+        """Return the numbers of replies that have changed."""
+        with self._reading, self._in_words("read"):
+            rows = self._reader.execute(
+                "SELECT seq FROM replies WHERE crc IS NOT seal(seq, data) ORDER BY seq"
+            )
+            return [seq for (seq,) in rows]
+
+    def highest(self) -> int:
+        """Return the highest number of an upload that is in the file."""
+        with self._reading, self._in_words("read"):
+            rows = self._reader.execute("SELECT coalesce(max(seq), 0) FROM uploads").fetchall()
+            return self._numbers(rows)[0]
+
     def reserve(self, seq: int) -> None:
         """Take note, on disk when this returns, that uploads up to ``seq`` may be sent."""
         with self._transaction("write", durable=True) as db:
@@ -303,16 +318,19 @@ class SpoolFile:
 
 
 def seal(*values: object) -> int:
-    """Return the checksum of a row: CRC-32 over all of its values, with their types and lengths.
+    """Return the checksum of a row: 32 bits over all of its values, their types and lengths.
+
+    It is no CRC: uploads end with their own CRC, and the CRC of what ends so is always the same.
 
     >>> seal(1, b"ab") == seal(1, b"a"), seal(12, 3) == seal(1, 23)
     (False, False)
     """
-    crc = 0
+    digest = blake2b(digest_size=4)
     for value in values:
         blob = value if isinstance(value, bytes) else repr(value).encode()
-        crc = zlib.crc32(blob, zlib.crc32(_HEAD.pack(type(value) is bytes, len(blob)), crc))
-    return crc
+        digest.update(_HEAD.pack(type(value) is bytes, len(blob)))
+        digest.update(blob)
+    return int.from_bytes(digest.digest(), "little")
 
 
 _HEAD: Final = struct.Struct("<?Q")

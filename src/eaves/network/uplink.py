@@ -33,6 +33,10 @@ _VIOLATIONS: Final = {
     (grpc.StatusCode.INTERNAL, "deserializing"): "it sends bytes that are no message",
 }
 """How gRPC, on this side, says that it has ended a call because of what came."""
+_LOST: Final = (
+    "the cloud has lost what it had made durable: it was brought back from an older copy, and what "
+    "came between is not here any more"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -131,7 +135,8 @@ class Uplink:
         self._spool, self._enrolment = spool, enrolment
         self._highest_sent, self._in_a_row = 0, 0
         self._max_backoff_s, self._welcome_s = max_backoff_s, welcome_s
-        self._closing, self._last, self._final = threading.Event(), 0, 0
+        self._closing, self._last = threading.Event(), 0
+        self._final: int | None = None  # the last upload that there is to send
         self._call: Any = None
         self.status = UplinkStatus(session=enrolment.session)
         self.replies: Queue[tuple[int, bytes]] = Queue(1)
@@ -157,7 +162,7 @@ class Uplink:
     @property
     def delivered(self) -> bool:
         """Whether all that did not have to be dropped is durable in the cloud."""
-        return 0 < self._final <= self.status.durable
+        return self._final is not None and self._final <= self.status.durable
 
     def close(self) -> None:
         """End the connection; what is not durable in the cloud stays in the spool."""
@@ -218,18 +223,14 @@ class Uplink:
             self._wait_for(f"{code.name}: {details}")
 
     def _violated(self, claim: str) -> None:
-        """Count a connection that a broken or hostile cloud has spoilt, and try again later.
-
-        Training goes on: to the edge this is as if the cloud were out of reach. A run that has
-        nothing left to do but to deliver gives up after some.
-        """
+        """Count it, and go on as if the cloud were out of reach; a run that is done gives up."""
         self.status.violations += 1
         self._in_a_row += 1
-        problem = f"the cloud at {self._target.address} does not keep to the protocol: {claim}"
+        self._wait_for(
+            f"the cloud at {self._target.address} does not keep to the protocol: {claim}"
+        )
         if self._last and self._in_a_row >= _MOST_VIOLATIONS:
-            self.status.problem = problem
-            raise RefusedError(f"{problem}. What is not delivered is kept")
-        self._wait_for(problem)
+            raise RefusedError(f"{self.status.problem}. What is not delivered is kept")
 
     def _wait_for(self, problem: str) -> None:
         self.status.problem = problem
@@ -267,11 +268,7 @@ class Uplink:
                 self.status.connected = False
 
     def _listen(self, attempt: _Attempt, timer: threading.Timer) -> None:
-        """Take what comes down.
-
-        Raises:
-            ProtocolError: it is nothing that a cloud may say.
-        """
+        """Take what comes down; raises :class:`ProtocolError` for what no cloud may say."""
         welcomed, before = False, self.status.sent
         for count, message in enumerate(self._call, 1):
             expect_pace(count, self.status.sent - before)
@@ -293,18 +290,12 @@ class Uplink:
         if receipt.reply and not self._reply_bytes:
             status.unasked += 1
         elif receipt.reply:
-            with suppress(Empty):  # an older one, which was not waited for
-                self.replies.get_nowait()
-            with suppress(Full):
-                self.replies.put_nowait((receipt.applied, receipt.reply))
+            _put_last(self.replies, (receipt.applied, receipt.reply))
         if self.delivered:
             self._spool.wake()
 
     def _most(self) -> int:
-        """Return the highest number of an upload that may have been sent, in this life or before.
-
-        The cloud can have no more than that; what it has not got must not be forgotten.
-        """
+        """Return the highest number that may have been sent: the cloud can have no more."""
         return max(self._highest_sent, min(self._spool.past.sent, self._enrolment.steps))
 
     def _give_up(self, attempt: _Attempt) -> None:
@@ -324,11 +315,7 @@ class Uplink:
         status = self.status
         if welcome.applied < status.durable:
             status.taken_back = max(status.taken_back, status.durable - welcome.applied)
-            _log.error(
-                "the cloud has lost what it had made durable: it was brought back from an older "
-                "copy, and what came between is not here any more",
-                extra={"durable": status.durable, "applied": welcome.applied},
-            )
+            _log.error(_LOST, extra={"durable": status.durable, "applied": welcome.applied})
         status.session, status.applied, status.connected = welcome.session, welcome.applied, True
         status.connections, status.problem = status.connections + 1, ""
         self._enrolment = replace(self._enrolment, session=welcome.session)
@@ -373,6 +360,14 @@ class Uplink:
                 self._final, finished = follows, True
             elif finished and self.delivered:
                 return  # the cloud hangs up, and has then read all of it
+
+
+def _put_last(replies: Queue[tuple[int, bytes]], reply: tuple[int, bytes]) -> None:
+    """Keep a reply, and not one before it that was not waited for."""
+    with suppress(Empty):
+        replies.get_nowait()
+    with suppress(Full):
+        replies.put_nowait(reply)
 
 
 def _claim_in(code: grpc.StatusCode, details: str) -> str | None:

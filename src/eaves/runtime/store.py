@@ -1,16 +1,17 @@
 """Uploads kept on the cloud's disk: features that travelled once and are learned from many times.
 
 ``uploads.bin`` holds the payloads one after the other. ``uploads.idx`` begins with "EAVSTOR2" and
-has, for each of them, its length (uint64, little-endian), its CRC-32, and the CRC-32 of its number,
-its length and that: an entry that is damaged, or in the place of another, does not pass for one.
+has, for each of them, its length (uint64, little-endian), its checksum (BLAKE2, 32 bits), and that
+of its number, its length and this: an entry that is damaged, or in the place of another, does not
+pass for one. A CRC would be of no use: payloads end with their own, and then it is always the same.
 Both only grow, so a crash costs at most the last upload. Nobody but their user can read them.
 """
 
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Final, final
 
@@ -24,7 +25,7 @@ from eaves.runtime.files import write_atomically
 
 _WINDOW: Final = 16  # payloads that are mixed with each other; bounds the memory of an epoch
 _MAGIC: Final = b"EAVSTOR2"
-_ENTRY: Final = np.dtype([("length", "<u8"), ("crc", "<u4"), ("check", "<u4")])
+_ENTRY: Final = np.dtype([("length", "<u8"), ("digest", "<u4"), ("check", "<u4")])
 _OLD_ENTRY: Final = np.dtype("<u8")  # the length alone, without a beginning
 _NUMBERED: Final = struct.Struct("<QQI")
 _MODE: Final = 0o600  # features and labels are in it
@@ -48,7 +49,7 @@ class Store:
             with ExitStack() as opened:
                 self._data = opened.enter_context(_open(folder / "uploads.bin"))
                 self._index = opened.enter_context(_open(folder / "uploads.idx"))
-                self._ends, self._crcs = self._first(keep, folder)
+                self._ends, self._digests = self._first(keep, folder)
                 self._data.truncate(self.size_bytes)
                 self._index.truncate(len(_MAGIC) + keep * _ENTRY.itemsize)
                 if not keep:  # the file may be new
@@ -69,13 +70,13 @@ class Store:
     def append(self, payload: bytes) -> None:
         """Add one payload at the end."""
         try:
-            crc = zlib.crc32(payload)
+            digest = _digest(payload)
             self._data.write(payload)
-            self._index.write(_entry(len(self), len(payload), crc))
+            self._index.write(_entry(len(self), len(payload), digest))
         except OSError as error:
             raise StorageError(f"cannot store an upload: {error.strerror}") from error
         self._ends.append(self.size_bytes + len(payload))
-        self._crcs.append(crc)
+        self._digests.append(digest)
 
     def flush(self) -> None:
         """Force what was appended to the disk."""
@@ -99,7 +100,7 @@ class Store:
         start = self._ends[i - 1] if i else 0
         self._data.flush()
         content = os.pread(self._data.fileno(), self._ends[i] - start, start)
-        if zlib.crc32(content) != self._crcs[i]:
+        if _digest(content) != self._digests[i]:
             raise StateError(
                 f"upload {i + 1} of the {len(self)} in {self._folder} is damaged: bring the folder "
                 "back from a copy, or remove the cloud's folder and start all edges with "
@@ -134,7 +135,7 @@ class Store:
                 file.close()
 
     def _first(self, keep: int, folder: Path) -> tuple[list[int], list[int]]:
-        """Return where each of the first ``keep`` payloads ends, and its CRC-32."""
+        """Return where each of the first ``keep`` payloads ends, and its checksum."""
         stored = os.fstat(self._data.fileno()).st_size
         self._index.seek(0)
         found = read_index(self._index.read(len(_MAGIC) + keep * _ENTRY.itemsize))
@@ -145,25 +146,56 @@ class Store:
                 f"{folder} holds {whole} whole uploads, expected {keep}: "
                 "it is damaged or belongs to another run"
             )
-        return ends, found["crc"].tolist()
+        return ends, found["digest"].tolist()
 
 
 def read_index(content: bytes) -> "np.ndarray[Any, np.dtype[np.void]]":
-    """Return the whole entries at the beginning of an index: ``length`` and ``crc`` of each."""
+    """Return the whole entries at the beginning of an index: ``length`` and ``digest`` of each."""
     if not content.startswith(_MAGIC):
         return np.empty(0, _ENTRY)
     count = (len(content) - len(_MAGIC)) // _ENTRY.itemsize  # a crash may have cut the last one
     entries = np.frombuffer(content, _ENTRY, count, len(_MAGIC))
-    for i, (length, crc, _) in enumerate(entries.tolist()):
+    for i, (length, digest, _) in enumerate(entries.tolist()):
         # A huge one would make a sum of lengths overflow.
-        if length >= 2**48 or _entry(i, length, crc) != entries[i].tobytes():
+        if length >= 2**48 or _entry(i, length, digest) != entries[i].tobytes():
             return entries[:i]
     return entries
 
 
-def _entry(i: int, length: int, crc: int) -> bytes:
-    check = zlib.crc32(_NUMBERED.pack(i, length, crc))
-    return np.array([(length, crc, check)], _ENTRY).tobytes()
+def check_store(folder: Path, *, keep: int | None) -> tuple[int, int]:
+    """Read every upload of a store and change nothing; return how many there are, and their bytes.
+
+    ``keep`` is how many there should be; None: not known.
+
+    Raises:
+        OSError: it cannot be read.
+        StateError: some are missing or damaged; the message says which.
+    """
+    content = (folder / "uploads.idx").read_bytes()
+    if content and not content.startswith(_MAGIC):
+        raise StateError(f"{folder} has no checksums, or a damaged index: an older Eaves wrote it")
+    entries, total, bad = read_index(content), 0, []
+    with (folder / "uploads.bin").open("rb") as file:
+        for i, (length, digest, _) in enumerate(entries.tolist()[:keep]):
+            if _digest(file.read(length)) != digest:
+                bad.append(i + 1)
+            total += length
+    if bad or len(entries) < (keep or 0):
+        raise StateError(
+            f"of the {keep or len(entries)} uploads in {folder}, "
+            f"{max(0, (keep or 0) - len(entries))} are missing and these are damaged: "
+            f"{bad[:10] or 'none'}; bring the folder back from a copy"
+        )
+    return len(entries) if keep is None else keep, total
+
+
+def _entry(i: int, length: int, digest: int) -> bytes:
+    check = _digest(_NUMBERED.pack(i, length, digest))
+    return np.array([(length, digest, check)], _ENTRY).tobytes()
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=4).digest(), "little")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -186,7 +218,7 @@ def _bring_up_to_date(folder: Path) -> None:
             left -= length
             if left < 0:
                 break
-            entries.append(_entry(i, length, zlib.crc32(file.read(length))))
+            entries.append(_entry(i, length, _digest(file.read(length))))
     write_atomically(index, b"".join(entries), mode=_MODE)
 
 
