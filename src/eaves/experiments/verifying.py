@@ -140,8 +140,10 @@ def _config(path: Path) -> str:
     """Read the configuration; what was trained with it names its hash."""
     found = load_config(path).hash()
     for other in ("record.json", "checkpoint/checkpoint.json"):
-        beside = path.parent / other
-        facts = unsealed_json(beside.read_bytes()) if beside.exists() else {}
+        try:
+            facts = unsealed_json((path.parent / other).read_bytes())
+        except (OSError, ValueError):  # it is not there, or has a verdict of its own
+            continue
         said = facts.get("config_hash") or (facts.get("facts") or {}).get("config_hash")
         if said not in (None, found):
             raise StateError(f"{path} is not the configuration that {other} is of: has it changed?")
