@@ -78,13 +78,19 @@ class Case:
 
 
 @contextlib.contextmanager
-def cloud(folder: Path) -> Iterator[str]:
+def cloud(folder: Path, uploads_per_s: float | None = None) -> Iterator[str]:
     """Serve from a folder until the context ends; give the address."""
     stop, there = threading.Event(), threading.Event()
     found: list[int | BaseException] = []
 
     def body() -> None:
-        config = ServeConfig(listen="127.0.0.1:0", insecure=True, out=folder, checkpoint_s=0.2)
+        config = ServeConfig(
+            listen="127.0.0.1:0",
+            insecure=True,
+            out=folder,
+            checkpoint_s=0.2,
+            uploads_per_s=uploads_per_s,
+        )
         try:
             for event in serve(Origin(config=CONFIG), config, Gate(None), None, stop=stop):
                 found[:] = [event.port]
@@ -107,8 +113,8 @@ def cloud(folder: Path) -> Iterator[str]:
         raise found[0]
 
 
-def agent(folder: Path, address: str, *, uploads: int | None = None) -> RunRecord:
-    """Run an agent to its end, or until it has made so many uploads."""
+def agent(folder: Path, address: str, *, made: int = 10**9, durable: int = 10**9) -> RunRecord:
+    """Run an agent to its end, or until so many uploads are made, or durable in the cloud."""
     config = AgentConfig(
         insecure=True, out=folder, max_backoff_s=0.1, checkpoint_s=0.0, cloud=address
     )
@@ -119,7 +125,7 @@ def agent(folder: Path, address: str, *, uploads: int | None = None) -> RunRecor
             return event
         assert isinstance(event, AgentProgress)
         late = time.monotonic() > until
-        if late or (uploads is not None and event.spool.highest >= uploads):
+        if late or event.spool.highest >= made or event.uplink.durable >= durable:
             stop.set()
     raise AssertionError("no record came")
 
@@ -136,15 +142,15 @@ def prepare(root: Path) -> None:
     done = root / "finished"
     with cloud(done / "cloud") as address:
         agent(done / "edge", address)
-    with cloud(root / "cloud") as address:
-        agent(root / "edge", address, uploads=6)
-    agent(root / "edge", "127.0.0.1:1", uploads=_UPLOADS)  # the rest waits in the spool
-    keep_log(root / "edge")
+    with cloud(root / "cloud", uploads_per_s=4.0) as address:
+        agent(root / "edge", address, durable=3)
+    agent(root / "edge", "127.0.0.1:1", made=_UPLOADS)  # the rest waits in the spool
+    assert keep_log(root / "edge") > 4
     initialise(root / "certs", ["localhost"])
     make_device(root / "certs", "edge-1")
 
 
-def keep_log(edge: Path) -> None:
+def keep_log(edge: Path) -> int:
     """Put half of what waits in the spool into a log beside it, as a killed process leaves it."""
 
     with tempfile.TemporaryDirectory() as folder:
@@ -161,6 +167,7 @@ def keep_log(edge: Path) -> None:
         for name in ("spool.db", "spool.db-wal"):
             shutil.copy(Path(folder) / name, edge)
         db.close()
+    return len(rows)
 
 
 def went_on(root: Path) -> tuple[str, list[str]]:
@@ -179,12 +186,35 @@ def went_on(root: Path) -> tuple[str, list[str]]:
 def credentials_work(root: Path) -> str:
     """Return why the credentials cannot be used, or nothing."""
     try:
-        make_device(root / "certs", "edge-2")  # which reads the authority's key and its list
-        device_credentials(root / "certs/devices/edge-1")
+        made = make_device(root / "certs", "edge-2")  # reads the authority's key, and its list
+        for device in (root / "certs/devices/edge-1", made):
+            device_credentials(device)
+            shake_hands(device, root / "certs/server")
         server_credentials(root / "certs/server")
-    except (EavesError, ValueError) as error:
-        return str(error)
+    except (EavesError, ValueError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
     return ""
+
+
+def shake_hands(device: Path, server: Path) -> None:
+    """Connect one to the other with TLS, in memory; raises an OSError where either refuses."""
+    ends, down, up = [], ssl.MemoryBIO(), ssl.MemoryBIO()
+    for folder, side in ((device, ssl.PROTOCOL_TLS_CLIENT), (server, ssl.PROTOCOL_TLS_SERVER)):
+        context = ssl.SSLContext(side)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        context.load_verify_locations(folder / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+        served = side == ssl.PROTOCOL_TLS_SERVER
+        if served:
+            ends.append(context.wrap_bio(up, down, server_side=True))
+        else:
+            ends.append(context.wrap_bio(down, up, server_hostname="localhost"))
+    for _ in range(10):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    for end in ends:
+        end.do_handshake()
 
 
 def read(path: Path) -> object:
