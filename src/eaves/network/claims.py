@@ -59,7 +59,8 @@ def expect_welcome(welcome: Welcome, *, session: str, most: int, port: int) -> N
     if welcome.applied > most:
         raise ProtocolError(
             f"it says that it has upload {welcome.applied}, and {most} is the highest that may "
-            "have been sent"
+            "have been sent (where this edge's folder was brought back from an older copy: remove "
+            "its spool.db, and what waited there is made again)"
         )
     if welcome.max_message_bytes < _LEAST_MESSAGE_BYTES:
         raise ProtocolError(f"it takes messages of {welcome.max_message_bytes} bytes at most")
