@@ -142,7 +142,7 @@ def prepare(root: Path) -> None:
     done = root / "finished"
     with cloud(done / "cloud") as address:
         agent(done / "edge", address)
-    with cloud(root / "cloud", uploads_per_s=4.0) as address:
+    with cloud(root / "cloud", uploads_per_s=1.0) as address:
         agent(root / "edge", address, durable=3)
     agent(root / "edge", "127.0.0.1:1", made=_UPLOADS)  # the rest waits in the spool
     assert keep_log(root / "edge") > 4

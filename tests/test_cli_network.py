@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Machine, Started
 
 from eaves.runtime.files import held
+from eaves.runtime.sealed import unsealed_json
 
 Eaves = Callable[..., Any]  # the command in this process: takes its words, returns how it ended
 Machines = Callable[..., Machine]
@@ -117,7 +118,7 @@ def test_the_record_is_that_of_the_same_training_here_and_says_how_it_went(
     trained: Trained,
 ) -> None:
     record, whole = trained.agent.result, trained.whole.result
-    assert record == json.loads((trained.out / "agent" / "record.json").read_bytes())
+    assert record == unsealed_json((trained.out / "agent" / "record.json").read_bytes())
     for name in ("codec", "steps", "samples", "accuracy", "bytes", "config_hash"):
         assert record[name] == whole[name], name
     assert record["bytes"]["up"] == trained.cloud.result["bytes_in"]
