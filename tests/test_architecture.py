@@ -67,6 +67,7 @@ TESTED_ELSEWHERE = {
     "eaves.report.inferring": "tests/test_cli_network.py",  # what is printed, as a stranger sees it
     "eaves.report.choices": "tests/test_cli.py",  # what is printed, as a stranger sees it
     "eaves.report.session": "tests/test_cli.py",
+    "eaves.report.verifying": "tests/experiments/test_verifying.py",
     "eaves.report.stdout": "tests/test_cli.py",
     "eaves.runtime.stages": "tests/runtime/test_pipeline.py",  # a stage alone does nothing
     "eaves.runtime.traffic": "tests/runtime/test_pipeline.py",

@@ -26,6 +26,7 @@ from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.siameseconfig import SiameseConfig
+from eaves.runtime.sealed import unsealed_json
 
 SHORT = ["train", "--train-samples", "64", "--batch-size", "16", "--epochs", "2"]
 # About a second, with a checkpoint ten times in it.
@@ -298,7 +299,7 @@ def test_json_prints_the_record_of_the_method_last(eaves: Eaves, tmp_path: Path)
     ended = eaves(*SHORT, "--compare", "full-edge", "--json", "--out", tmp_path)
     first, last = (json.loads(line) for line in ended.out.splitlines())
     assert (first["method"], last["method"]) == ("full-edge", "hierarchical")
-    assert last == json.loads((tmp_path / "record.json").read_bytes())
+    assert last == unsealed_json((tmp_path / "record.json").read_bytes())
 
 
 def test_flags_win_over_the_file(eaves: Eaves, tmp_path: Path) -> None:

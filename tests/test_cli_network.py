@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Machine, Started
 
 from eaves.runtime.files import held
+from eaves.runtime.sealed import unsealed_json
 
 Eaves = Callable[..., Any]  # the command in this process: takes its words, returns how it ended
 Machines = Callable[..., Machine]
@@ -117,7 +118,7 @@ def test_the_record_is_that_of_the_same_training_here_and_says_how_it_went(
     trained: Trained,
 ) -> None:
     record, whole = trained.agent.result, trained.whole.result
-    assert record == json.loads((trained.out / "agent" / "record.json").read_bytes())
+    assert record == unsealed_json((trained.out / "agent" / "record.json").read_bytes())
     for name in ("codec", "steps", "samples", "accuracy", "bytes", "config_hash"):
         assert record[name] == whole[name], name
     assert record["bytes"]["up"] == trained.cloud.result["bytes_in"]
@@ -181,7 +182,7 @@ def test_the_cloud_answers_what_the_exit_is_not_sure_of(eaves: Eaves, answering:
     assert (ended.code, ended.err) == (0, "")
     *lines, summary = [json.loads(line) for line in ended.out.splitlines()]
     assert summary["answered_by"] == {"cloud": 360}
-    assert summary["queries"] == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0}
+    assert summary["queries"] == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0, "unusable": 0}
     assert summary["accuracy"]["all"] == answering.agent.result["accuracy"]["cloud"]
     assert [line["example"] for line in lines] == list(range(360))
     assert {line["answered_by"] for line in lines} == {"cloud"}

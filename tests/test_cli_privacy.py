@@ -13,6 +13,7 @@ from eaves.audit.findings import Finding
 from eaves.cli import main
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditRecord, run_audit
+from eaves.runtime.sealed import unsealed_json
 
 Eaves = Callable[..., Any]  # the command: takes its words, returns how it ended
 
@@ -93,7 +94,7 @@ def test_what_was_found_before_an_interruption_is_kept(trained: Path, tmp_path: 
         last = event
     assert isinstance(last, AuditRecord)
     assert not last.complete
-    found = json.loads((tmp_path / "audit.json").read_bytes())
+    found = unsealed_json((tmp_path / "audit.json").read_bytes())
     assert found == json.loads(json.dumps(last.as_json()))
     high = found["attributes"]["high"]
     assert [finding["attack"] for finding in high["findings"]] == ["labels", "attribute"]

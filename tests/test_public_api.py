@@ -323,7 +323,7 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "privacy", "network", "notices"),
+    *("time", "bytes", "memory", "complete", "privacy", "network", "notices", "checksum"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -423,6 +423,7 @@ OPTIONS = {
     ],
     "nets": ["--help", "--json"],
     "cuts": ["--classes", "--help", "--input", "--json", "--stem"],
+    "verify": ["--help", "--json"],
     "devices": ["--help", "--json"],
     "data": ["--data-root", "--download", "--help", "--json", "--synthetic"],
 }
@@ -523,6 +524,7 @@ def test_fields_of_a_record() -> None:
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
         "privacy": None,
         "network": None,
+        "checksum": "",
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 

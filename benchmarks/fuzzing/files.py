@@ -77,8 +77,16 @@ class SpoolFiles(InFolder):
         tables = {
             "uploads": ("seq", "samples", "crc", "data"),
             "replies": ("seq", "crc", "data"),
-            "dropped": ("first", "last", "samples"),
-            "facts": ("forgotten", "dropped", "dropped_samples", "writes"),
+            "dropped": ("first", "last", "samples", "crc"),
+            "facts": (
+                "forgotten",
+                "dropped",
+                "dropped_samples",
+                "writes",
+                "reserved",
+                "lost",
+                "crc",
+            ),
         }
         table = rng.choice(list(tables))
         value = rng.choice(
@@ -90,7 +98,7 @@ class SpoolFiles(InFolder):
             f"DELETE FROM {table}",
             f"DROP TABLE {table}",
             f"ALTER TABLE {table} ADD COLUMN more",
-            "INSERT INTO dropped VALUES (3, 9, 4)",
+            "INSERT INTO dropped VALUES (3, 9, 4, 0)",
             f"PRAGMA user_version = {rng.choice((0, 1, 2, -1))}",
         )
         try:
@@ -141,7 +149,12 @@ class Stored(InFolder):
     def seeds(self) -> Sequence[bytes]:
         payloads = [upload("int8", 2), upload("fp32", 3)]
         lengths = b"".join(len(payload).to_bytes(8, "little") for payload in payloads)
-        return [joined([lengths, b"".join(payloads)])]
+        made = self.folder / "made"
+        with closing(Store(made)) as store:
+            for payload in payloads:
+                store.append(payload)
+        index = (made / "uploads.idx").read_bytes()
+        return [joined([first, b"".join(payloads)]) for first in (index, lengths)]
 
     def mutate(self, rng: random.Random, data: bytes) -> bytes:
         return one_part(mutate.any_bytes)(rng, data)

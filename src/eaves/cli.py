@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, final
 
 import tyro
 
-from eaves.cli_device import Export, Light
+from eaves.cli_device import Export, Light, Verify
 from eaves.cli_network import Agent, Bundle, Calibrate, Certs, Infer, Serve
 from eaves.cli_privacy import Audit, Report
 from eaves.errors import ConfigError, EavesError
@@ -217,6 +217,7 @@ Plain = (
     | Cuts
     | Devices
     | Data
+    | Verify
 )
 """Commands whose defaults are those of their classes."""
 Command = Train | Serve | Agent | Infer | Plain

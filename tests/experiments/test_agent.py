@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.experiments.conftest import Cloud
 
-from eaves.errors import StateError
+from eaves.codecs.base import parse_codec
+from eaves.errors import PayloadError, StateError
 from eaves.experiments import agent
 from eaves.experiments.agent import AgentProgress, run_agent
 from eaves.experiments.build import Job, build_job
@@ -24,10 +26,12 @@ from eaves.experiments.position import Position, save
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run
+from eaves.network.asking import CloudClient, NoAnswerError
 from eaves.network.channel import Target, insecure_target
 from eaves.network.refusals import RefusedError
 from eaves.network.spool import Spool
 from eaves.runtime.checkpoint import load_checkpoint
+from eaves.runtime.sealed import unsealed_json
 from eaves.runtime.traffic import Snapshot
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=2)  # 8 steps
@@ -82,7 +86,8 @@ def test_a_run_ends_with_a_record_and_the_edges_bundle(tmp_path: Path, cloud_of:
     assert record.network is not None
     assert record.network["session"] == cloud.events[0].session
     assert record.bytes["up"] == cloud.ended().counts.bytes_in > 0
-    assert json.loads((tmp_path / "agent" / "record.json").read_bytes()) == record.as_json()
+    written = unsealed_json((tmp_path / "agent" / "record.json").read_bytes())
+    assert written == record.as_json()
     origin = open_origin(tmp_path / "agent")
     assert origin.session == record.network["session"]
     assert sorted(p.name for p in (tmp_path / "agent" / "bundle").iterdir()) == [
@@ -293,6 +298,84 @@ def test_what_is_private_is_in_the_edges_record_and_no_class_of_it_in_the_clouds
     text = (tmp_path / "cloud" / "bundle" / "manifest.json").read_text()
     for name in build_job(config).dataset.private_classes["high"]:
         assert f'"{name}"' not in text
+
+
+# A cloud that is broken or lies
+
+
+def _says(words: Exception | bytes | int) -> Callable[..., Any]:
+    def say(*_: object, **__: object) -> Any:
+        if isinstance(words, Exception):
+            raise words
+        return words
+
+    return say
+
+
+LIES: list[tuple[Exception | bytes, str]] = [
+    (b"garbage", "expected a payload beginning with"),
+    (parse_codec("fp32").encode(torch.zeros(256, 99)), "expected an answer of shape"),
+    (parse_codec("raw+range").encode(torch.zeros(256, 1, 9, 9, dtype=torch.uint8)), "in fp32"),
+    (RefusedError("the cloud refuses: no"), "refuses: no"),
+    (NoAnswerError("nobody there"), "nobody there"),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), LIES)
+def test_whatever_answers_the_closing_measurement_a_run_leaves_its_record_and_bundle(
+    tmp_path: Path,
+    cloud_of: CloudOf,
+    monkeypatch: pytest.MonkeyPatch,
+    words: Exception | bytes,
+    problem: str,
+) -> None:
+    cloud = cloud_of(Origin(config=TINY), _serve(tmp_path))
+    monkeypatch.setattr(CloudClient, "ask", _says(words))
+    record = _run(_agent(tmp_path), cloud.target())
+    assert record.complete
+    assert record.accuracy["cloud"] is None
+    assert record.accuracy["exit"] is not None
+    assert record.network is not None
+    assert "no accuracy of the cloud: " in record.network["problem"]
+    assert problem in record.network["problem"]
+    assert (tmp_path / "agent" / "record.json").exists()
+    assert open_origin(tmp_path / "agent").bundle == tmp_path / "agent" / "bundle"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (PayloadError("nonsense"), "was not waited for: nonsense"),
+        (RefusedError("refused"), "was not waited for: refused"),
+        (7, "it stays at 7 steps left"),
+    ],
+)
+def test_a_cloud_that_does_not_learn_on_is_not_waited_for_without_an_end(
+    tmp_path: Path,
+    cloud_of: CloudOf,
+    monkeypatch: pytest.MonkeyPatch,
+    words: Exception | int,
+    problem: str,
+) -> None:
+    cloud = cloud_of(Origin(config=ONCE), _serve(tmp_path))
+    monkeypatch.setattr(agent, "_STUCK_S", 1.0)
+    monkeypatch.setattr(CloudClient, "steps_left", _says(words))
+    record = _run(_agent(tmp_path), cloud.target(), origin=Origin(config=ONCE))
+    assert record.complete
+    assert record.network is not None
+    assert problem in record.network["problem"]
+
+
+def test_a_run_that_its_cloud_refuses_leaves_a_record_of_why(
+    tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    cloud = cloud_of(Origin(config=TINY), _serve(tmp_path))
+    other = Origin(config=replace(TINY, cut="conv1"))
+    with pytest.raises(RefusedError):
+        _run(_agent(tmp_path), cloud.target(), origin=other)
+    record = unsealed_json((tmp_path / "agent" / "record.json").read_bytes())
+    assert record["complete"] is False
+    assert "refuses: edge and cloud do not fit" in record["network"]["problem"]
 
 
 # Refused, and all is kept

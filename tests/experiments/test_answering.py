@@ -4,11 +4,13 @@ Dimension key:  B batch   K classes
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from socket import socket
 from threading import Event
+from time import monotonic
 from typing import final
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from tests.experiments.conftest import asked_of
 from torch import Tensor
 
-from eaves.codecs.base import decode, parse_codec
+from eaves.codecs.base import Codec, decode, parse_codec
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.core.rules import ConfidenceAbove, EntropyBelow, ExitRule
 from eaves.errors import PayloadError
@@ -118,7 +120,13 @@ def test_a_sure_exit_answers_and_the_cloud_the_rest(rule: ExitRule) -> None:
     assert features.equal(inputs[[1, 3]])
     assert found.bytes_up == len(EXACT.encode(inputs[[1, 3]]))
     assert found.latency_s == pytest.approx(0.5)
-    assert answerer.counts.as_json() == {"asked": 1, "late": 0, "skipped": 0, "overdue": 0}
+    assert answerer.counts.as_json() == {
+        "asked": 1,
+        "late": 0,
+        "skipped": 0,
+        "overdue": 0,
+        "unusable": 0,
+    }
 
 
 @settings(deadline=None, max_examples=50)  # a busy machine is no failure
@@ -230,20 +238,32 @@ REPLIES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
+def why(caplog: pytest.LogCaptureFixture) -> str:
+    """Return why an answer could not be used."""
+    (record,) = caplog.records
+    return str(vars(record)["why"])
+
+
 @pytest.mark.parametrize("name", REPLIES)
-def test_what_are_no_logits_is_refused(name: str) -> None:
+def test_where_no_logits_come_the_exit_answers_and_it_is_counted(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     reply, message = REPLIES[name]
     answerer = Answerer(Edge(), Scripted(reply=reply), EXACT, Policy(rule=RULES[0]))
-    with pytest.raises(PayloadError, match=message):
-        answerer.answer(batch(SURE, UNSURE))
+    assert names(answerer.answer(batch(SURE, UNSURE))) == ["exit", "exit-late"]
+    assert (answerer.counts.asked, answerer.counts.unusable) == (1, 1)
+    assert re.search(message, why(caplog))
 
 
 @pytest.mark.parametrize("shape", [(2, K), (1, 0), (1,)])
-def test_what_are_no_logits_is_refused_without_an_exit_too(shape: tuple[int, ...]) -> None:
+def test_where_no_logits_come_and_there_is_no_exit_nobody_answers(
+    shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     cloud = Scripted(reply=lambda z: torch.zeros(shape))
     answerer = Answerer(Edge(exits=False), cloud, EXACT, Policy())
-    with pytest.raises(PayloadError, match=r"logits of shape \(1, K\)"):
-        answerer.answer(batch(UNSURE))
+    assert names(answerer.answer(batch(UNSURE))) == ["none"]
+    assert answerer.counts.unusable == 1
+    assert re.search(r"logits of shape \(1, K\)", why(caplog))
 
 
 def test_a_cloud_beside_answers_as_its_predictor() -> None:
@@ -300,7 +320,50 @@ def test_a_far_cloud_that_sends_no_answer_is_an_error() -> None:
         served(lambda query: Answer(payload=b"nothing", ticket=query.ticket)) as cloud,
         pytest.raises(PayloadError),
     ):
-        cloud.ask(b"", timeout_s=30)
+        cloud.ask(EXACT.encode(batch(1)), timeout_s=30)
+
+
+@pytest.mark.parametrize(
+    ("codec", "shape", "words"),
+    [
+        ("fp32+range", (1, K), "in fp32 or fp16, got one in 'fp32\\+range'"),
+        ("int8+zstd", (1, K), "in fp32 or fp16"),
+        ("fp32", (1, K + 1), r"shape \(1, 4\) from the cloud, got \(1, 5\)"),
+        ("fp32", (2, K), r"shape \(1, 4\) from the cloud, got \(2, 4\)"),
+        ("fp32", (1, 1, K), r"got \(1, 1, 4\)"),
+    ],
+)
+def test_an_answer_that_is_not_laid_out_as_agreed_is_not_decoded(
+    codec: str, shape: tuple[int, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = parse_codec(codec).encode(torch.zeros(shape))
+
+    def decoded(*_: object, **__: object) -> Tensor:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(Codec, "decode", decoded)
+    with asked_of(lambda query: Answer(payload=payload, ticket=query.ticket)) as client:
+        cloud = FarCloud(client, values=K)
+        with pytest.raises(PayloadError, match=words):
+            cloud.ask(EXACT.encode(batch(1)), timeout_s=30)
+
+
+def test_all_questions_together_take_no_longer_than_agreed() -> None:
+    done = Event()
+
+    def answer(query: Query) -> Answer:
+        done.wait(0.4)
+        logits = Reading().answer(decode(query.payload))
+        return Answer(payload=EXACT.encode(logits), ticket=query.ticket)
+
+    with asked_of(answer) as client:
+        cloud = FarCloud(client, values=K, total_s=1.0)
+        started_s = monotonic()
+        asks = (cloud.ask(EXACT.encode(batch(1)), timeout_s=30) for _ in range(100))
+        with pytest.raises(CloudLate):
+            list(asks)
+        assert monotonic() - started_s < 5
+        done.set()
 
 
 def test_an_edge_that_neither_sends_nor_answers_is_refused() -> None:

@@ -16,6 +16,7 @@ from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
 from eaves.experiments.record import RunRecord
+from eaves.runtime.sealed import unsealed_json
 
 Runs = Callable[[str], RunRecord]
 SHORT = AuditConfig(private="high", attacks="labels,attribute", effort=0.05, half_width=0.06)
@@ -97,7 +98,8 @@ def strict(path: Path) -> dict[str, Any]:
     def never(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
 
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=never)
+    json.loads(path.read_text(encoding="utf-8"), parse_constant=never)
+    found: dict[str, Any] = unsealed_json(path.read_bytes())
     return found
 
 

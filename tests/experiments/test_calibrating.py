@@ -216,7 +216,7 @@ def test_a_field_that_is_missing_is_refused(bundle: Path) -> None:
     write_rule(bundle, calibration(Target(share=0.5)))
     path = bundle / "rule.json"
     facts = json.loads(path.read_bytes())
-    for name in facts:
+    for name in facts.keys() - {"checksum"}:
         path.write_text(json.dumps({k: v for k, v in facts.items() if k != name}))
         with pytest.raises(StateError, match=r"rule\.json is no rule, or damaged"):
             read_rule(bundle)

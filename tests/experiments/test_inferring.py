@@ -76,7 +76,7 @@ def test_the_cloud_answers_as_it_did_in_training(
     assert dict(record.by) == {"cloud": 360}
     assert trained.accuracy is not None
     assert record.accuracy().as_json() == trained.accuracy["cloud"]
-    assert record.asked == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0}
+    assert record.asked == {"asked": 6, "late": 0, "skipped": 0, "overdue": 0, "unusable": 0}
     threshold = _median_confidence(trained)
     config = replace(CALM, rule="confidence", threshold=threshold)
     mixed = _record(list(infer(trained, config, cloud.target())))

@@ -22,6 +22,7 @@ from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
 from eaves.experiments.siameseconfig import SiameseConfig
 from eaves.runtime.checkpoint import load_checkpoint
+from eaves.runtime.sealed import unsealed_json
 
 BASE = TrainConfig(
     train_samples=256, batch_size=32, epochs=2, bottleneck=16, codec="int4+zstd", seed=5
@@ -121,7 +122,7 @@ class StopAt(threading.Event):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_run_leaves_its_record(whole: Whole, name: str) -> None:
     record, out = whole(name)
-    written = json.loads((out / "record.json").read_bytes())
+    written = unsealed_json((out / "record.json").read_bytes())
     assert written == json.loads(record.to_line())
     assert set(written) >= {
         *("method", "net", "cut", "data", "codec", "link", "epochs", "samples", "seed"),

@@ -13,14 +13,16 @@ import torch
 from tests.network.conftest import FP32, TERMS, VALUES, Cloud, Proxy, payload
 from torch import Tensor
 
+from eaves.codecs.base import parse_codec
 from eaves.core.roles import Batch, EdgeLearner, Losses, Upload
 from eaves.core.specs import LinkSpec
 from eaves.core.state import State
-from eaves.errors import DivergedError, StorageError
+from eaves.errors import DivergedError, PayloadError, StateError, StorageError
 from eaves.network.channel import insecure_target
 from eaves.network.edge import NetworkedEdge
 from eaves.network.refusals import RefusedError
 from eaves.network.spool import Spool
+from eaves.network.trainer import Trainer
 from eaves.network.uplink import Enrolment, Uplink
 from eaves.network.wire import pack_terms
 from eaves.runtime.meters import Totals
@@ -28,6 +30,7 @@ from eaves.runtime.traffic import Progress, Snapshot, Wire
 
 WIRE = Wire(codec=FP32, reply_codec=FP32, link=LinkSpec())
 NOWHERE = "127.0.0.1:1"
+FP16 = parse_codec("fp16")
 
 
 @final
@@ -99,7 +102,14 @@ class Device:
             memory_bytes=2**20,
         )
         target = insecure_target(address, "edge-1")
-        self.uplink = Uplink(target, self.spool, enrolment, max_backoff_s=0.2, welcome_s=2.0)
+        self.uplink = Uplink(
+            target,
+            self.spool,
+            enrolment,
+            max_backoff_s=0.2,
+            welcome_s=2.0,
+            reply_bytes=2**16,
+        )
         self.totals, self.stop = Totals(), threading.Event()
 
     def run(
@@ -262,7 +272,7 @@ def test_a_refusal_ends_the_training_in_words(cloud_of: CloudOf, device_of: Devi
 def test_a_two_way_edge_gets_its_replies_over_a_link_that_fails(
     cloud_of: CloudOf, device_of: DeviceOf, proxy_of: Callable[[Cloud], Proxy]
 ) -> None:
-    cloud = cloud_of(reply_values=2)
+    cloud = cloud_of(reply_values=VALUES)
     proxy = proxy_of(cloud)
     device = device_of(proxy.address)
     learner = TwoWay()
@@ -286,7 +296,7 @@ def test_a_two_way_edge_gets_its_replies_over_a_link_that_fails(
 def test_a_two_way_edge_that_restarts_replays_the_replies_it_had(
     cloud_of: CloudOf, device_of: DeviceOf, tmp_path: Path
 ) -> None:
-    cloud = cloud_of(reply_values=2)
+    cloud = cloud_of(reply_values=VALUES)
     device = device_of(cloud.address)
     snapshots(device.run(TwoWay(), batches(1, 10)))
     device.close()
@@ -315,3 +325,32 @@ def test_a_two_way_edge_can_be_let_go_of_while_it_waits(device_of: DeviceOf) -> 
     started = monotonic()
     events.close()  # type: ignore[attr-defined]
     assert monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize("reply", ["garbage", "another shape", "another codec"])
+def test_a_reply_that_does_not_fit_ends_the_run_and_is_not_kept(
+    cloud_of: CloudOf, device_of: DeviceOf, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    cloud = cloud_of(reply_values=VALUES + (reply == "another shape"))
+    device = device_of(cloud.address)
+    if reply != "another shape":
+        wrong = b"garbage" if reply == "garbage" else FP16.encode(torch.zeros(1, VALUES))
+        monkeypatch.setattr(Trainer, "_encoded", lambda *_: wrong)
+    learner = TwoWay()
+    with pytest.raises(PayloadError, match="the cloud's reply does not fit"):
+        snapshots(device.run(learner, batches(1, 10)))
+    assert (learner.replies, device.spool.reply(1)) == ([], None)
+
+
+def test_a_reply_that_the_disk_has_lost_is_said_and_not_waited_for(
+    cloud_of: CloudOf, device_of: DeviceOf, tmp_path: Path
+) -> None:
+    cloud = cloud_of(reply_values=VALUES)
+    device = device_of(cloud.address)
+    snapshots(device.run(TwoWay(), batches(1, 10)))
+    device.close()
+    (tmp_path / "spool.db").unlink()
+    again = device_of(cloud.address, keep=4)
+    again.spool.past.expect_anything()
+    with pytest.raises(StateError, match="the cloud's reply to upload 5 is not in the spool"):
+        snapshots(again.run(TwoWay(), batches(5, 15), 4))

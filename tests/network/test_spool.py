@@ -198,8 +198,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def drops_in_file(self) -> tuple[tuple[int, int], dict[int, int]]:
         with closing(sqlite3.connect(self.root / str(self.folders) / "spool.db")) as db:
-            ((_, *base, _),) = db.execute("SELECT * FROM facts").fetchall()
-            runs = db.execute("SELECT * FROM dropped").fetchall()
+            (base,) = db.execute("SELECT dropped, dropped_samples FROM facts").fetchall()
+            runs = db.execute("SELECT first, last, samples FROM dropped").fetchall()
         drops = {n: each for first, last, each in runs for n in range(first, last + 1)}
         return (base[0], base[1]), drops
 

@@ -172,7 +172,7 @@ def test_a_reply_that_was_lost_with_its_connection_comes_after_the_next_welcome(
 ) -> None:
     cloud = cloud_of(reply_values=3)
     proxy = proxy_of(cloud)
-    edge = edge_of(proxy.address)
+    edge = edge_of(proxy.address, reply_bytes=1000)
     edge.uplink.start()
     assert wait_until(lambda: edge.status.connected)
     cloud.learner.step_s = 0.3

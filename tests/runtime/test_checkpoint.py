@@ -13,6 +13,7 @@ from torch import Tensor
 from eaves.core.state import State
 from eaves.errors import StateError, StorageError
 from eaves.runtime.checkpoint import (
+    discard_checkpoint,
     load_checkpoint,
     read_tensors,
     save_checkpoint,
@@ -80,7 +81,7 @@ def test_only_the_files_of_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
     for value in (1.0, 2.0, 3.0):
         save_checkpoint(tmp_path, int(value), states(value), {"value": value})
         assert loaded_value(tmp_path) == value
-        assert len(list(tmp_path.iterdir())) == 3
+        assert len([p for p in tmp_path.iterdir() if p.name != "begun"]) == 3
 
 
 @pytest.mark.parametrize("steps", [2, 1])
@@ -95,7 +96,7 @@ def test_a_crash_before_the_index_leaves_the_checkpoint_before(
     assert loaded_value(tmp_path) == 1.0
     save_checkpoint(tmp_path, steps, states(3.0), {"value": 3.0})
     assert loaded_value(tmp_path) == 3.0
-    assert len(list(tmp_path.iterdir())) == 3  # what the crash left is swept up
+    assert len([p for p in tmp_path.iterdir() if p.name != "begun"]) == 3
 
 
 def test_a_disk_full_at_the_first_file_leaves_the_checkpoint_before(
@@ -114,7 +115,7 @@ def test_a_crash_while_a_draft_is_written_leaves_the_checkpoint_before(tmp_path:
     assert loaded_value(tmp_path) == 1.0
     save_checkpoint(tmp_path, 2, states(2.0), {"value": 2.0})
     assert loaded_value(tmp_path) == 2.0
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len([p for p in tmp_path.iterdir() if p.name != "begun"]) == 3
 
 
 @pytest.mark.parametrize("name", ["edge", "cloud"])
@@ -183,3 +184,28 @@ def test_tensors_are_written_the_same_every_time() -> None:
     tensors: dict[str, Tensor] = {"b": torch.ones(2), "a": torch.zeros(3)}
     backwards = dict(reversed(tensors.items()))
     assert tensors_to_bytes(tensors) == tensors_to_bytes(backwards)
+
+
+def test_an_index_that_the_disk_has_lost_is_an_error_and_no_new_beginning(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {"edge": State({"w": torch.ones(2)}, {})}, {})
+    index = (tmp_path / "checkpoint.json").read_bytes()
+    for content in (None, b"", b"\0" * len(index), index[:-9], index.replace(b"3", b"4", 1)):
+        (tmp_path / "checkpoint.json").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "checkpoint.json").write_bytes(content)
+        with pytest.raises(StateError, match=r"checkpoint\.json is (gone|damaged)"):
+            load_checkpoint(tmp_path)
+    discard_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_weights_of_a_first_checkpoint_that_a_crash_broke_off_are_no_checkpoint(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "edge-0123.safetensors").write_bytes(b"some")
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_nobody_else_can_read_a_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {"edge": State({"w": torch.ones(2)}, {})}, {})
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}

@@ -13,7 +13,7 @@ from torch import Tensor
 from eaves.codecs.base import parse_codec
 from eaves.codecs.upload import pack_upload
 from eaves.core.roles import Upload
-from eaves.errors import PayloadError, StateError, StorageError
+from eaves.errors import StateError, StorageError
 from eaves.runtime.store import Store
 
 FilesEndAt = Callable[[int], AbstractContextManager[None]]
@@ -79,8 +79,53 @@ def test_a_damaged_upload_is_refused_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "uploads.bin").write_bytes(content)
     with closing(Store(tmp_path, keep=2)) as store:
         assert numbers([store.read(0)]) == [0, 1, 2]
-        with pytest.raises(PayloadError, match="checksum"):
+        with pytest.raises(StateError, match=r"upload 2 of the 2 in .* is damaged"):
             store.read(1)
+
+
+def test_two_uploads_of_one_length_that_changed_places_are_refused(tmp_path: Path) -> None:
+    filled(tmp_path, 2).close()
+    content = (tmp_path / "uploads.bin").read_bytes()
+    half = len(content) // 2
+    (tmp_path / "uploads.bin").write_bytes(content[half:] + content[:half])
+    index = (tmp_path / "uploads.idx").read_bytes()
+    with closing(Store(tmp_path, keep=2)) as store, pytest.raises(StateError, match="damaged"):
+        store.read(0)
+    (tmp_path / "uploads.idx").write_bytes(index[:8] + index[24:] + index[8:24])
+    with pytest.raises(StateError, match="holds 0 whole uploads, expected 2"):
+        Store(tmp_path, keep=2)
+
+
+def test_every_flipped_bit_of_an_index_is_found_and_never_loses_an_upload_silently(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path, 2).close()
+    index = (tmp_path / "uploads.idx").read_bytes()
+    for bit in range(8 * len(index)):
+        damaged = bytearray(index)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "uploads.idx").write_bytes(damaged)
+        with pytest.raises(StateError, match="whole uploads, expected 2"):
+            Store(tmp_path, keep=2)
+
+
+def test_a_store_of_lengths_alone_is_brought_up_to_date(tmp_path: Path) -> None:
+    payloads = [payload(i) for i in range(3)]
+    (tmp_path / "uploads.bin").write_bytes(b"".join(payloads))
+    lengths = b"".join(len(content).to_bytes(8, "little") for content in payloads)
+    (tmp_path / "uploads.idx").write_bytes(lengths)
+    for keep in (3, 2):
+        with closing(Store(tmp_path, keep=keep)) as store:
+            assert numbers([store.read(keep - 1)])[0] == 100 * (keep - 1)
+
+
+def test_nobody_else_can_read_a_store_also_where_they_could(tmp_path: Path) -> None:
+    filled(tmp_path, 1).close()
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o644)
+    Store(tmp_path, keep=1).close()
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 @settings(deadline=None, max_examples=20)

@@ -87,6 +87,22 @@ class Payload:
             raise PayloadError(f"invalid header: memory order {order} in {dims} dimensions")
         return cls._after_fixed(content, order == 1, dims, name_bytes)
 
+    @staticmethod
+    def shape_of(data: Buffer) -> tuple[int, ...]:
+        """Return the shape in the envelope of a payload of our own, whose checksum is not read.
+
+        Raises:
+            PayloadError: it is no payload.
+        """
+        try:
+            magic, _, _, dims, name_bytes = _FIXED.unpack_from(data)
+            shape = struct.unpack_from(f"<{dims}I", data, _FIXED.size + name_bytes)
+        except struct.error as error:
+            raise PayloadError(f"{len(data)} bytes are no payload") from error
+        if magic != _MAGIC or not shape:
+            raise PayloadError(f"expected a payload beginning with {_MAGIC!r}, got {magic!r}")
+        return shape
+
     @classmethod
     def _after_fixed(
         cls, content: memoryview, channels_last: bool, dims: int, name_bytes: int

@@ -1,11 +1,13 @@
 """The edge half on its device, with a cloud far away: a generator of progress, then the record."""
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from time import monotonic
 from typing import final
@@ -13,12 +15,13 @@ from typing import final
 from eaves import __version__
 from eaves.core.independence import Dependence, inputs_seen
 from eaves.core.rates import Rate
-from eaves.errors import ConfigError
-from eaves.experiments.answering import FarCloud
+from eaves.errors import ConfigError, EavesError, PayloadError, StateError
+from eaves.experiments.answering import far_cloud
 from eaves.experiments.build import Job
 from eaves.experiments.bundle import ON_BATCH, facts_of, write_bundle
 from eaves.experiments.compare import finished
 from eaves.experiments.evaluate import (
+    BATCH,
     dependence_text,
     dependences,
     evaluate,
@@ -30,14 +33,16 @@ from eaves.experiments.netconfig import AgentConfig
 from eaves.experiments.phases import EdgePhase, edge_phases
 from eaves.experiments.position import Position, begin, forget, restore, save
 from eaves.experiments.record import RunRecord, record_of, write_record
+from eaves.experiments.recovering import back_to_beginning, keep_beginning, numbers_text
 from eaves.experiments.run import PhaseProgress
 from eaves.network.asking import CloudClient, NoAnswerError
 from eaves.network.channel import Target
 from eaves.network.edge import NetworkedEdge
+from eaves.network.refusals import RefusedError
 from eaves.network.spool import Spool, SpoolStatus
 from eaves.network.uplink import Enrolment, Uplink, UplinkStatus
 from eaves.network.waiting import CloudLate
-from eaves.network.wire import pack_terms
+from eaves.network.wire import Terms, pack_terms
 from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.process import set_up
 from eaves.runtime.traffic import Progress, Snapshot
@@ -46,6 +51,9 @@ _MB = 10**6
 _POLL_S = 0.5  # between questions to a cloud that goes on learning
 _ASK_S = 10.0  # for each of them
 _PATIENCE_S = 60.0  # without an answer
+_log = logging.getLogger(__name__)
+_STUCK_S = 600.0  # without a step of a cloud that says that it goes on learning
+_MEASURE_S = 600.0  # for all questions of the closing measurement together
 
 
 @final
@@ -85,19 +93,63 @@ def run_agent(
     _refuse_drops(job, config)
     *alone, sends = edge_phases(job)
     position = _enrolled(job, origin, [*alone, sends][0].name, overwrite=config.overwrite)
-    # What a phase without a cloud has done is no upload.
-    sent = position.steps if position.phase == sends.name else 0
-    with closing(_spool(config, sent)) as spool:
+    spool, position = _whole(job, config, position, sends)
+    with closing(spool):
         agent = _Agent(job, config, target, position, spool)
-        for phase, following in pairwise([*alone, sends]):
-            if position.phase == phase.name:
-                yield from agent.learn(phase, following.name, stop)
-        if position.phase == sends.name:
-            yield from agent.send(sends, pack_terms(terms), stop)
-        if agent.delivered and job.cloud_steps > sends.steps:
-            yield from agent.wait(stop)
-        before = sum(phase.steps for phase in alone) if position.phase == sends.name else 0
-        yield agent.finish(before + position.steps)
+        try:
+            for phase, following in pairwise([*alone, sends]):
+                if position.phase == phase.name:
+                    yield from agent.learn(phase, following.name, stop)
+            if position.phase == sends.name:
+                yield from agent.send(sends, terms, stop)
+            if agent.delivered and job.cloud_steps > sends.steps:
+                yield from agent.wait(stop)
+        except (RefusedError, PayloadError) as error:
+            agent.gave_up(error)
+            agent.finish(_steps(alone, sends, position))
+            raise
+        yield agent.finish(_steps(alone, sends, position))
+
+
+def _steps(alone: list[EdgePhase], sends: EdgePhase, position: Position) -> int:
+    before = sum(phase.steps for phase in alone) if position.phase == sends.name else 0
+    return before + position.steps
+
+
+def _whole(
+    job: Job, config: AgentConfig, position: Position, sends: EdgePhase
+) -> tuple[Spool, Position]:
+    """Open the spool; where uploads are gone from it, go back to make them again, if that can be.
+
+    Returns where the run stands then. What cannot be made again is lost as soon as the cloud says
+    that it has not got it, either.
+    """
+    # What a phase without a cloud has done is no upload.
+    spool = _spool(config, sent := position.steps if position.phase == sends.name else 0)
+    if spool.past.is_new and sent:
+        spool.past.expect_anything()
+    if not spool.past.missing:
+        return spool, position
+    run, gone = position.enrolled["run"], numbers_text(spool.past.missing)
+    if job.method.edge.one_way and back_to_beginning(job.config.out / "checkpoint"):
+        spool.close()
+        position = restore(job)
+        if position.enrolled.get("run") != run:
+            raise StateError(f"the beginning kept in {job.config.out} is of another run")
+        _log.warning(
+            "the spool was damaged or removed: it lacks uploads of this run, which are made again "
+            "from the beginning",
+            extra={"lacks": gone, "steps": sent},
+        )
+        spool = _spool(config, 0)
+        spool.past.expect_anything()
+        return spool, position
+    _log.error(
+        "the spool was damaged or removed: it lacks uploads of this run, which cannot be made "
+        "again; those that the cloud has not got are lost",
+        extra={"lacks": gone},
+    )
+    return spool, position
 
 
 @final
@@ -114,6 +166,7 @@ class _Agent:
         """The cloud has everything;"""
         self._interrupted = False
         """but it was not waited for until it had learnt on."""
+        self._problem = ""
 
     def learn(
         self, phase: EdgePhase, following: str, stop: threading.Event
@@ -135,11 +188,25 @@ class _Agent:
         if position.steps == phase.steps:
             position.phase, position.steps = following, 0
 
-    def send(self, phase: EdgePhase, terms: str, stop: threading.Event) -> Iterator[AgentProgress]:
+    def gave_up(self, error: EavesError) -> None:
+        """Take note of why the cloud has ended the run, for its record."""
+        self._problem = str(error)
+
+    def send(
+        self, phase: EdgePhase, terms: Terms, stop: threading.Event
+    ) -> Iterator[AgentProgress]:
         """Take all steps, and stay until the cloud has what they have sent."""
         job, position, spool = self._job, self._position, self._spool
         first_step, totals = position.steps, position.totals
-        uplink = _uplink(self._target, spool, self._config, position, (phase.steps, terms))
+        if not first_step:
+            keep_beginning(job.config.out / "checkpoint")
+        uplink = Uplink(
+            self._target,
+            spool,
+            _enrolment(self._config, position, phase.steps, terms),
+            max_backoff_s=self._config.max_backoff_s,
+            reply_bytes=0 if phase.edge.one_way else _reply_bytes(job, terms),
+        )
         self._uplink = uplink.status
         edge = NetworkedEdge(phase.edge, job.wire, totals, spool, uplink)
         for event in edge.run(
@@ -164,15 +231,28 @@ class _Agent:
         self.delivered = uplink.delivered
 
     def wait(self, stop: threading.Event) -> Iterator[AgentProgress]:
-        """Wait while the cloud goes on learning from what has travelled once."""
+        """Wait while the cloud goes on learning from what has travelled once.
+
+        It is not waited for where it does not answer for a minute, answers with nonsense, or makes
+        no step for ten minutes: the record says so.
+        """
         left, most, heard_at = 1, 0, monotonic()
-        with closing(self._client()) as client:
+        least, moved_at = float("inf"), heard_at
+        with closing(CloudClient(self._target, self._position.enrolled["session"])) as client:
             while left and not stop.is_set():
                 try:
                     left, heard_at = client.steps_left(timeout_s=_ASK_S), monotonic()
                 except NoAnswerError:
                     if monotonic() - heard_at > _PATIENCE_S:
                         break  # the record will say that it does not answer
+                except (PayloadError, RefusedError) as error:
+                    self._problem = f"the cloud was not waited for: {error}"
+                    break
+                if left < least:
+                    least, moved_at = left, monotonic()
+                elif monotonic() - moved_at > _STUCK_S:
+                    self._problem = f"the cloud was not waited for: it stays at {left:,} steps left"
+                    break
                 if left:
                     most = max(most, left)
                     learnt = Progress(0, most - left, {}, {}, 0, self._position.totals)
@@ -192,25 +272,23 @@ class _Agent:
         return AgentProgress(training, replace(self._uplink), self._spool.status())
 
     def finish(self, steps: int) -> RunRecord:
-        """Measure what a run of so many steps was worth, if it is complete; leave it on disk."""
+        """Measure what a run of so many steps was worth, if it is complete; leave it on disk.
+
+        Whatever the cloud says to the questions of the measurement, record and bundle are written.
+        """
         job, network = self._job, self._network()
         complete = self.delivered and not self._interrupted
         accuracy: dict[str, Rate | None] = {"cloud": None, "exit": None}
         parts, found = parts_of(job.method), dict[str, Dependence]()
         if complete:
-            edge, source, codec = job.method.edge_predictor, job.dataset.test, job.wire.codec
             with inputs_seen(parts) as seen:
-                try:
-                    with closing(self._client()) as client:
-                        accuracy = evaluate(edge, FarCloud(client), source, codec)
-                except CloudLate as error:
-                    network["problem"] = f"no accuracy of the cloud: {error}"
-                    accuracy = evaluate(edge, None, source, codec)
+                accuracy = self._measured(network)
             found = dependences(parts, seen)
+            complete = not self._spool.status().lost
         record = record_of(job, self._position.totals, steps, accuracy, complete=complete)
         notices = [*record.notices, *(dependence_text(name, x) for name, x in found.items())]
         record = replace(record, link="network", network=network, notices=notices)
-        if complete:
+        if self.delivered and not self._interrupted:
             facts = facts_of(record, job.dataset.interface) | {ON_BATCH: on_batch(found)}
             session = self._position.enrolled["session"]
             sides = {"edge": job.method.edge_modules}
@@ -220,8 +298,20 @@ class _Agent:
             forget(job)  # whoever finds the key later would take the noise off what was sent
         return record
 
-    def _client(self) -> CloudClient:
-        return CloudClient(self._target, self._position.enrolled["session"])
+    def _measured(self, network: dict[str, object]) -> dict[str, Rate | None]:
+        """Return the accuracies, that of the cloud only where it answers; else say why not."""
+        job, session = self._job, self._position.enrolled["session"]
+        edge, source, codec = job.method.edge_predictor, job.dataset.test, job.wire.codec
+        classes = len(job.dataset.interface.classes)
+        asked = far_cloud(
+            self._target, session, job.config, classes=classes, rows=BATCH, total_s=_MEASURE_S
+        )
+        try:
+            with asked as cloud:
+                return evaluate(edge, cloud, source, codec)
+        except (CloudLate, PayloadError, RefusedError) as error:
+            network["problem"] = f"no accuracy of the cloud: {error}"
+            return evaluate(edge, None, source, codec)
 
     def _network(self) -> dict[str, object]:
         uplink, spool = self._uplink, self._spool.status()
@@ -233,6 +323,11 @@ class _Agent:
             "uploads_sent": uplink.sent,
             "dropped_uploads": spool.dropped,
             "dropped_samples": spool.dropped_samples,
+            "lost_uploads": spool.lost,
+            "taken_back_uploads": uplink.taken_back,
+            "violations": uplink.violations,
+            "unasked_replies": uplink.unasked,
+            **({"problem": self._problem} if self._problem else {}),
         }
 
 
@@ -244,24 +339,21 @@ def _refuse_drops(job: Job, config: AgentConfig) -> None:
         )
 
 
-def _uplink(
-    target: Target,
-    spool: Spool,
-    config: AgentConfig,
-    position: Position,
-    run: tuple[int, str],
-) -> Uplink:
-    """Return the uplink for a run of so many steps, on these terms."""
-    steps, terms = run
-    enrolment = Enrolment(
+def _enrolment(config: AgentConfig, position: Position, steps: int, terms: Terms) -> Enrolment:
+    """Return what the cloud is told of a run of so many steps, on these terms."""
+    return Enrolment(
         version=__version__,
-        terms=terms,
+        terms=pack_terms(terms),
         run=position.enrolled["run"],
         session=position.enrolled["session"],
         steps=steps,
         memory_bytes=int(min(config.spool_mb, config.spool_memory_mb or config.spool_mb) * _MB),
     )
-    return Uplink(target, spool, enrolment, max_backoff_s=config.max_backoff_s)
+
+
+def _reply_bytes(job: Job, terms: Terms) -> int:
+    """Return the most that a gradient by the features of one batch takes, in any codec of ours."""
+    return 4 * job.config.batch_size * prod(terms["feature_shape"]) + 64 * 1024
 
 
 def _enrolled(job: Job, origin: Origin, phase: str, *, overwrite: bool) -> Position:

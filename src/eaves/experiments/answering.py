@@ -10,18 +10,29 @@ Dimension key:  B batch   S sent, of a batch   K classes
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from time import monotonic
 from typing import final
 
 import torch
 from torch import Tensor
 
-from eaves.codecs.base import Codec, decode
+from eaves.codecs.base import Codec, decode, parse_codec
+from eaves.codecs.payload import Payload
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.core.shield import Open, Shield
 from eaves.errors import PayloadError
-from eaves.network.asking import LARGEST_ANSWER_BYTES, CloudClient, NoAnswerError
+from eaves.experiments.build import wire_of
+from eaves.experiments.config import TrainConfig
+from eaves.network.asking import (
+    LARGEST_ANSWER_BYTES,
+    CloudClient,
+    NoAnswerError,
+    answer_bytes,
+)
+from eaves.network.channel import Target
+from eaves.network.claims import expect_answer
 from eaves.network.waiting import Answers, Caller, CloudLate, Counts, Policy, Top, combined
 
 
@@ -51,10 +62,24 @@ class Beside(Cloud):
 
 @final
 class FarCloud(Cloud):
-    """A cloud half at the other end of a network."""
+    """A cloud half at the other end of a network.
 
-    def __init__(self, client: CloudClient):
-        self._client = client
+    ``values`` is how many logits each answer has (None: not known), ``codec`` how answers are coded
+    where they are no logits. What is not laid out so is refused before it is decoded, so that an
+    answer takes no more time and memory than was agreed on. All questions together may take
+    ``total_s``.
+    """
+
+    def __init__(
+        self,
+        client: CloudClient,
+        *,
+        values: int | None = None,
+        codec: str = "fp32",
+        total_s: float = float("inf"),
+    ):
+        self._client, self._values, self._left_s = client, values, total_s
+        self._codecs = tuple(dict.fromkeys((codec, "fp32", "fp16")))
 
     def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
         """Return the logits.
@@ -64,11 +89,41 @@ class FarCloud(Cloud):
             PayloadError: what came is no answer.
             RefusedError: the cloud refuses this edge or its bundle.
         """
+        started_s = monotonic()
         try:
-            answer = self._client.ask(payload, timeout_s=timeout_s)
+            answer = self._client.ask(payload, timeout_s=min(timeout_s, max(0.0, self._left_s)))
         except NoAnswerError as error:
             raise CloudLate(str(error)) from error
-        return decode(answer, limit_bytes=LARGEST_ANSWER_BYTES)
+        finally:
+            self._left_s -= monotonic() - started_s
+        rows = Payload.shape_of(payload)[0]
+        found = expect_answer(answer, rows=rows, values=self._values, codecs=self._codecs)
+        return parse_codec(found.codec).decode(answer, limit_bytes=LARGEST_ANSWER_BYTES)
+
+
+@contextmanager
+def far_cloud(
+    target: Target,
+    session: str,
+    config: TrainConfig,
+    *,
+    classes: int,
+    rows: int,
+    total_s: float = float("inf"),
+) -> Iterator[FarCloud]:
+    """Give the cloud at ``target`` for batches of at most ``rows`` inputs, until the context ends.
+
+    What it answers in, and how much of it, follows from the configuration.
+    """
+    if not config.mixes:
+        most = answer_bytes(rows, classes)
+        with closing(CloudClient(target, session, answer_bytes=most)) as client:
+            yield FarCloud(client, values=classes, total_s=total_s)
+        return
+    # Mixtures: the answers may be features, and there are as many as the groups need.
+    codec = wire_of(config).reply_codec.name
+    with closing(CloudClient(target, session)) as client:
+        yield FarCloud(client, codec=codec, total_s=total_s)
 
 
 @final
@@ -100,8 +155,8 @@ class Answerer:
     def answer(self, inputs: Tensor) -> Answers:
         """Answer inputs (B, ...), B > 0.
 
-        Raises:
-            PayloadError: what the cloud sent are no logits for what it was asked.
+        Where the cloud sends what are no logits for what it was asked, the exit answers, and
+        :attr:`counts` says so.
         """
         start_s = self._clock()
         features, early_BK = self._edge.predict(inputs)
@@ -112,9 +167,7 @@ class Answerer:
         sent_B = self._sent(len(inputs), features, early_BK)
         late_SK, bytes_up = None, 0
         if features is not None and sent_B.any():
-            late_SK, bytes_up = self._ask(features, sent_B, start_s)
-        if late_SK is not None:
-            _expect_logits(late_SK, int(sent_B.sum()), early_BK)
+            late_SK, bytes_up = self._ask(features, sent_B, early_BK, start_s)
         early_B, late_S = (None if x is None else _tops(x) for x in (early_BK, late_SK))
         answers = combined(sent_B.tolist(), early_B, late_S)
         return Answers(answers=answers, latency_s=self._clock() - start_s, bytes_up=bytes_up)
@@ -126,17 +179,23 @@ class Answerer:
             return torch.ones(n, dtype=torch.bool)
         return ~self._policy.rule.accepts(early_BK).cpu()
 
-    def _ask(self, features: Tensor, sent_B: Tensor, start_s: float) -> tuple[Tensor | None, int]:
+    def _ask(
+        self, features: Tensor, sent_B: Tensor, early_BK: Tensor | None, start_s: float
+    ) -> tuple[Tensor | None, int]:
         """Return the cloud's logits (S, K), or None, and the bytes of the query."""
         cloud = self._cloud
         if cloud is None or not self._caller.allows():
             return None, 0
         queries, reveal = self._shield.protect(features[sent_B.to(features.device)])
         payload = self._codec.encode(queries)
-        answers, bytes_up = self._caller.ask(
-            payload, lambda left_s: cloud.ask(payload, timeout_s=left_s), start_s
-        )
-        return None if answers is None else reveal(answers.detach()).cpu(), bytes_up
+
+        def asked(left_s: float) -> Tensor:
+            answers = cloud.ask(payload, timeout_s=left_s).detach()
+            logits_SK = reveal(answers).cpu()
+            _expect_logits(logits_SK, int(sent_B.sum()), early_BK)
+            return logits_SK
+
+        return self._caller.ask(payload, asked, start_s)
 
 
 def _expect_logits(logits_SK: Tensor, sent: int, early_BK: Tensor | None) -> None:

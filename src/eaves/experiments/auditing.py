@@ -6,7 +6,6 @@ the noise, gets the task labels, and has labelled examples of its own.
 Dimension key:  N examples   R releases of each   V victims   ... the shape of the features
 """
 
-import json
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +49,7 @@ from eaves.experiments.record import hardware, versions
 from eaves.runtime.checkpoint import tensors_to_bytes
 from eaves.runtime.files import write_atomically
 from eaves.runtime.process import set_up
+from eaves.runtime.sealed import sealed_json
 
 
 @final
@@ -198,7 +198,7 @@ def _write(record: AuditRecord, gallery: Mapping[str, Tensor]) -> None:
         write_atomically(path, tensors_to_bytes(gallery))
     else:
         path.unlink(missing_ok=True)  # that of an earlier audit
-    content = json.dumps(record.as_json(), indent=1, allow_nan=False).encode()
+    content = sealed_json(record.as_json())
     write_atomically(record.folder / "audit.json", content)
 
 

@@ -8,7 +8,6 @@
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from eaves.errors import ConfigError, StateError
 from eaves.experiments.record import RunRecord
 from eaves.runtime.checkpoint import read_tensors, tensors_to_bytes
 from eaves.runtime.files import write_atomically
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 _FORMAT = 1
 ON_BATCH = "depends_on_batch"
@@ -56,7 +56,7 @@ def write_bundle(
         "session": session or together,
         "sha256": digests,
     }
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    write_atomically(folder / "manifest.json", sealed_json(manifest))
 
 
 def facts_of(record: RunRecord, interface: Interface) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a bundle; raises :class:`StateError` where there is none."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = unsealed_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"{folder} is no bundle: cannot read {path.name} ({error})") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None

@@ -6,7 +6,6 @@ Training examples do neither: an exit is surer of them than it will be of any ot
 Dimension key:  B batch   K classes
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -24,8 +23,9 @@ from eaves.errors import ConfigError, StateError, unknown
 from eaves.experiments.answering import Cloud
 from eaves.experiments.bundle import read_manifest
 from eaves.runtime.files import write_atomically
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
-_BATCH: Final = 256
+BATCH: Final = 256
 _TIMEOUT_S: Final = 60.0
 _FORMAT: Final = 1
 NAME: Final = "rule.json"
@@ -102,7 +102,7 @@ def score(edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec, rule:
         ConfigError: a method that has no exit, or sends nothing: there is nothing to choose.
     """
     scores, right = [], {"exit": [torch.empty(0).bool()], "cloud": [torch.empty(0).bool()]}
-    for batch in batches(source, batch_size=_BATCH, seed=0, epoch=0, shuffle=False):
+    for batch in batches(source, batch_size=BATCH, seed=0, epoch=0, shuffle=False):
         features, early_BK = edge.predict(batch.inputs)
         if features is None or early_BK is None:
             missing = "exit" if early_BK is None else "cloud"
@@ -152,7 +152,7 @@ def write_rule(folder: Path, calibration: Calibration) -> None:
         "session": read_manifest(folder).get("session", ""),
         **{name: facts[name] for name in facts if name in _FIELDS},
     }
-    write_atomically(folder / NAME, json.dumps(stored, indent=1, allow_nan=False).encode())
+    write_atomically(folder / NAME, sealed_json(stored))
 
 
 def read_rule(folder: Path) -> StoredRule:
@@ -164,7 +164,7 @@ def read_rule(folder: Path) -> StoredRule:
     path = folder / NAME
     session = read_manifest(folder).get("session", "")
     try:
-        facts = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        facts = unsealed_json(path.read_bytes())
         stored = _stored(facts)
     except FileNotFoundError as error:
         raise StateError(
@@ -209,7 +209,3 @@ def _share(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise ValueError(f"expected a number in [0, 1], got {value!r}")
     return float(value)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no figure")

@@ -7,6 +7,7 @@ from typing import Any
 from eaves.errors import ConfigError
 from eaves.experiments.build import wire_of
 from eaves.experiments.config import TrainConfig
+from eaves.runtime.sealed import unsealed_json
 
 
 def compared(config: TrainConfig) -> dict[str, TrainConfig]:
@@ -52,7 +53,7 @@ def _variant(config: TrainConfig, name: str) -> TrainConfig:
 def finished(config: TrainConfig) -> dict[str, Any] | None:
     """Return the record in ``config.out`` if it is of this very configuration and complete."""
     try:
-        record: dict[str, Any] = json.loads((config.out / "record.json").read_bytes())
+        record: dict[str, Any] = unsealed_json((config.out / "record.json").read_bytes())
     except (OSError, ValueError):
         return None
     same = record.get("complete") is True and record.get("config_hash") == config.hash()

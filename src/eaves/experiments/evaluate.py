@@ -17,7 +17,7 @@ from eaves.data.source import Source
 from eaves.experiments.answering import Cloud
 from eaves.methods.setup import Method
 
-_BATCH = 256
+BATCH = 256
 _ALONE = 32  # examples that are also sent one by one
 _CHANGED = 2  # answers of these that may change: more than values on the border of two steps
 _PATIENCE_S = 60.0
@@ -42,7 +42,7 @@ def evaluate(
     order = torch.arange(len(source))
     if not isinstance(shield, Open):  # it may mix what comes together, and sets come in order
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    for rows in torch.split(order, _BATCH):
+    for rows in torch.split(order, BATCH):
         batch = source.fetch(rows)
         features, early = edge.predict(batch.inputs)
         late = None
@@ -64,7 +64,7 @@ def changed_alone(
     A codec that fits its range to a payload rounds an example otherwise in other company. For
     predictors without noise and without a shield.
     """
-    batch = source.fetch(torch.arange(min(len(source), _BATCH)))
+    batch = source.fetch(torch.arange(min(len(source), BATCH)))
     features, _ = edge.predict(batch.inputs)
     if features is None:
         return ()
@@ -106,5 +106,5 @@ def dependence_text(name: str, found: Dependence) -> str:
     """Return a dependence as a sentence for people."""
     return (
         f"the part '{name}' of the net: {found.why}. So the accuracy, measured in batches of "
-        f"{_BATCH}, is not that of other batches, or of another time"
+        f"{BATCH}, is not that of other batches, or of another time"
     )

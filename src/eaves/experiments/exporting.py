@@ -8,7 +8,6 @@ Dimension key:  B batch
 """
 
 import hashlib
-import json
 import logging
 import shutil
 import warnings
@@ -36,6 +35,7 @@ from eaves.light.model import Model
 from eaves.light.noise import Noising
 from eaves.privacy.bounds import BOUNDS, Bound, Clip, Tanh
 from eaves.runtime.files import write_atomically
+from eaves.runtime.sealed import sealed_json
 
 TOLERANCE: Final = 1e-4
 """Between the outputs of ONNX Runtime and of torch: this share of an output's root mean square over
@@ -283,7 +283,7 @@ def _write(out: Path, facts: DeviceFacts, models: Mapping[str, bytes]) -> None:
     try:
         for name, content in models.items():
             write_atomically(draft / name, content)
-        write_atomically(draft / NAME, json.dumps(facts.as_json(), indent=1).encode())
+        write_atomically(draft / NAME, sealed_json(facts.as_json()))
         draft.replace(out)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,12 @@ from eaves.core.rates import Rate
 from eaves.core.rules import ExitRule, name_of
 from eaves.data.batches import batches
 from eaves.errors import ConfigError
-from eaves.experiments.answering import Answerer, Cloud, FarCloud
+from eaves.experiments.answering import Answerer, Cloud, far_cloud
 from eaves.experiments.bundle import refuse_dependent
 from eaves.experiments.calibrating import NAME, read_rule
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, edge_job
 from eaves.experiments.netconfig import InferConfig, given_rule
-from eaves.network.asking import CloudClient
 from eaves.network.channel import Target
 from eaves.network.waiting import Answers, Policy
 from eaves.runtime.process import set_up
@@ -113,14 +112,17 @@ def infer(
     )
     with ExitStack() as stack:
         cloud: Cloud | None = None
+        size = config.batch_size or _together(job.config)
         if target is not None:
-            cloud = FarCloud(stack.enter_context(closing(CloudClient(target, origin.session))))
+            classes = len(job.dataset.interface.classes)
+            asked = far_cloud(target, origin.session, job.config, classes=classes, rows=size)
+            cloud = stack.enter_context(asked)
         policy = Policy(rule=rule, deadline_s=config.deadline_ms / 1000)
         method = job.method
         answerer = Answerer(
             method.edge_predictor, cloud, job.wire.codec, policy, shield=method.shield
         )
-        source, size = job.dataset.test, config.batch_size or _together(job.config)
+        source = job.dataset.test
         wanted = min(len(source), config.samples or len(source))
         stream = batches(source, batch_size=size, seed=0, epoch=0, shuffle=False)
         for i, batch in enumerate(islice(stream, -(-wanted // size))):

@@ -7,7 +7,7 @@ from typing import Any, final
 from eaves.core.state import State
 from eaves.errors import StateError
 from eaves.experiments.build import Job
-from eaves.runtime.checkpoint import load_checkpoint, save_checkpoint
+from eaves.runtime.checkpoint import discard_checkpoint, load_checkpoint, save_checkpoint
 from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
 from eaves.runtime.traffic import Snapshot
@@ -48,8 +48,8 @@ def save(job: Job, position: Position, snapshot: Snapshot) -> None:
 def begin(job: Job) -> Position:
     """Make a folder ready for a new run."""
     write_atomically(job.config.out / "config.toml", job.config.to_toml().encode())
-    for old in ("checkpoint/checkpoint.json", "record.json"):
-        (job.config.out / old).unlink(missing_ok=True)
+    discard_checkpoint(job.config.out / "checkpoint")
+    (job.config.out / "record.json").unlink(missing_ok=True)
     return Position("", 0, Totals())
 
 

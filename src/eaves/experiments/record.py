@@ -15,6 +15,7 @@ from eaves.core.rates import Rate
 from eaves.experiments.build import Job
 from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
+from eaves.runtime.sealed import CHECKSUM, sealed_json
 
 
 @final
@@ -52,10 +53,12 @@ class RunRecord:
     notices: list[str] = field(default_factory=list)
     """What was left out of the data, which classes lack examples, and what makes the accuracy
     another one in use: sentences for people."""
+    checksum: str = field(default="", compare=False)
+    """Of all other fields, as ``record.json`` has it; empty before it was written."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name, without the checksum."""
+        return {name: value for name, value in asdict(self).items() if name != CHECKSUM}
 
     def to_line(self) -> str:
         """Return the record as one line of JSON."""
@@ -107,8 +110,7 @@ def record_of(
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write ``record.json``; raises :class:`StorageError`."""
-    content = json.dumps(record.as_json(), indent=1, allow_nan=False).encode()
-    write_atomically(folder / "record.json", content)
+    write_atomically(folder / "record.json", sealed_json(record.as_json()))
 
 
 def _times(totals: Totals) -> dict[str, float]:

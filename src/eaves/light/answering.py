@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eaves.core.rules import ConfidenceAbove, ExitRule
-from eaves.errors import DivergedError, PayloadError
+from eaves.errors import DivergedError
 from eaves.light.codec import LightCodec, decode_floats
 from eaves.light.model import Inputs, LightEdge
 from eaves.light.noise import Features
-from eaves.network.asking import LARGEST_ANSWER_BYTES, CloudClient, NoAnswerError
+from eaves.network.asking import CloudClient, NoAnswerError
 from eaves.network.waiting import Answers, Caller, CloudLate, Counts, Policy, Top, combined
 from eaves.privacy.stream import Floats
 
@@ -37,9 +37,11 @@ class LightAnswerer:
         codec: LightCodec,
         policy: Policy,
         *,
+        classes: int,
         clock: Callable[[], float] = monotonic,
     ):
         self._edge, self._client, self._codec, self._rule = edge, client, codec, policy.rule
+        self._classes = classes
         self._caller, self._clock = Caller(policy, clock=clock), clock
 
     @property
@@ -50,10 +52,12 @@ class LightAnswerer:
     def answer(self, inputs: Inputs) -> Answers:
         """Answer uint8 inputs (B, ...), B > 0.
 
+        Where the cloud sends what are no logits for what it was asked, the exit answers, and
+        :attr:`counts` says so.
+
         Raises:
             ConfigError: inputs that the net does not take.
             DivergedError: features that may not or cannot be sent.
-            PayloadError: what the cloud sent are no logits for what it was asked.
             RefusedError: the cloud refuses this device or its bundle.
         """
         start_s = self._clock()
@@ -62,8 +66,6 @@ class LightAnswerer:
         late_SK, bytes_up = None, 0
         if sent_B.any():
             late_SK, bytes_up = self._ask(features[sent_B], start_s)
-        if late_SK is not None:
-            _expect_logits(late_SK, int(sent_B.sum()), early_BK)
         early_B, late_S = (None if x is None else _tops(x) for x in (early_BK, late_SK))
         answers = combined(sent_B.tolist(), early_B, late_S)
         return Answers(answers=answers, latency_s=self._clock() - start_s, bytes_up=bytes_up)
@@ -83,7 +85,10 @@ class LightAnswerer:
         if client is None or not self._caller.allows():
             return None, 0
         payload = self._encoded(z_sent)
-        return self._caller.ask(payload, lambda left_s: _asked(client, payload, left_s), start_s)
+        shape = (len(z_sent), self._classes)
+        return self._caller.ask(
+            payload, lambda left_s: _asked(client, payload, shape, left_s), start_s
+        )
 
     def _encoded(self, z_sent: Features) -> bytes:
         try:
@@ -92,21 +97,14 @@ class LightAnswerer:
             raise DivergedError(f"the features cannot be sent: {error}") from error
 
 
-def _asked(client: CloudClient, payload: bytes, timeout_s: float) -> Features:
+def _asked(
+    client: CloudClient, payload: bytes, shape: tuple[int, int], timeout_s: float
+) -> Features:
     try:
         answer = client.ask(payload, timeout_s=timeout_s)
     except NoAnswerError as error:
         raise CloudLate(str(error)) from error
-    return decode_floats(answer, limit_bytes=LARGEST_ANSWER_BYTES)
-
-
-def _expect_logits(logits_SK: Features, sent: int, early_BK: Features | None) -> None:
-    classes = None if early_BK is None else early_BK.shape[1]
-    shape = logits_SK.shape
-    if not (len(shape) == 2 and shape[0] == sent and shape[1] and classes in (None, shape[1])):
-        raise PayloadError(
-            f"expected logits of shape ({sent}, {classes or 'K'}) from the cloud, got {shape}"
-        )
+    return decode_floats(answer, shape=shape)
 
 
 def _taken(rule: ExitRule, logits_BK: Features) -> Mask:

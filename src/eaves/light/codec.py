@@ -10,6 +10,7 @@ Dimension key:  B batch   C channels (1 where the range is one for the tensor)  
 import struct
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Final, final
 
 import numpy as np
@@ -19,6 +20,7 @@ from eaves.codecs.contract import Buffer, Layout, expect_bytes, require_finite
 from eaves.codecs.entropy import Zstd, zstd
 from eaves.codecs.payload import Payload
 from eaves.errors import PayloadError, unknown
+from eaves.network.claims import expect_answer
 
 Features = npt.NDArray[np.float32]
 
@@ -104,27 +106,17 @@ class LightCodec:
         return b"".join(Payload(self.name, Layout(z.shape), params, coded).parts())
 
 
-def decode_floats(data: Buffer, *, limit_bytes: int) -> Features:
-    """Return the float32 tensor of an fp32, fp16 or fp16:scaled payload: what clouds answer in.
+def decode_floats(data: Buffer, *, shape: tuple[int, ...]) -> Features:
+    """Return the float32 tensor of an fp32, fp16 or fp16:scaled payload of this shape.
 
     Raises:
-        PayloadError: damaged, of another codec, not finite, or larger than ``limit_bytes``.
+        PayloadError: damaged, of another codec or shape, or not finite.
 
-    >>> decode_floats(LightCodec("fp16").encode(np.ones((1, 2), np.float32)), limit_bytes=99)
+    >>> decode_floats(LightCodec("fp16").encode(np.ones((1, 2), np.float32)), shape=(1, 2))
     array([[1., 1.]], dtype=float32)
     """
-    payload = Payload.from_bytes(data)
+    payload = expect_answer(data, rows=shape[0], values=prod(shape[1:]), codecs=("fp32", "fp16", _SCALED))
     layout = payload.layout
-    if payload.codec not in ("fp32", "fp16", _SCALED) or layout.channels_last:
-        raise PayloadError(
-            f"expected an answer in fp32 or fp16, got one in {payload.codec!r}; is the cloud of a "
-            "later Eaves?"
-        )
-    if 4 * layout.elements > limit_bytes:
-        raise PayloadError(
-            f"an answer of shape {layout.shape} needs {4 * layout.elements} bytes, above the limit "
-            f"of {limit_bytes}"
-        )
     expect_bytes("parameters", len(payload.params), 1 if payload.codec == _SCALED else 0)
     expect_bytes("body", len(payload.body), layout.elements * (4 if payload.codec == "fp32" else 2))
     found = _from_fp32(payload.body) if payload.codec == "fp32" else _from_fp16(payload.body)

@@ -8,7 +8,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from eaves.core.rules import RULES, ExitRule, name_of
 from eaves.errors import ConfigError, StateError, unknown
 from eaves.light.codec import LightCodec
 from eaves.light.noise import Noising
+from eaves.runtime.sealed import unsealed_json
 
 FORMAT: Final = 1
 NAME: Final = "device.json"
@@ -97,7 +97,7 @@ def read_facts(folder: Path) -> DeviceFacts:
         raise ConfigError(f"expected a folder that `eaves export` has made, got {folder}")
     try:
         with path.open("rb") as file:
-            values = json.loads(file.read(_LARGEST_BYTES))
+            values = unsealed_json(file.read(_LARGEST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise StateError(
             f"{folder} is no folder of `eaves export`: cannot read {NAME} ({error})"

@@ -87,12 +87,12 @@ def answer_all(
     Raises:
         ConfigError: no inputs, or not those of this net.
         DivergedError: features that may not or cannot be sent.
-        PayloadError: what the cloud sent is no answer.
         RefusedError: the cloud refuses this device or its bundle.
     """
     if not len(inputs):
         raise ConfigError("expected one input or more, got an empty file")
-    answerer = LightAnswerer(edge, client, LightCodec(facts.codec), policy)
+    codec = LightCodec(facts.codec)
+    answerer = LightAnswerer(edge, client, codec, policy, classes=len(facts.classes))
     record = LightRecord(rule=policy.rule)
     measures = client is None and not edge.answers
     for first in range(0, len(inputs), batch_size):

@@ -1,6 +1,7 @@
 """Queries to a cloud: features up, logits down, within a deadline. Imports no torch."""
 
 import os
+from dataclasses import replace
 from typing import Any, Final, final
 
 import grpc
@@ -10,12 +11,23 @@ from eaves.errors import PayloadError
 from eaves.network.channel import Target, connect
 from eaves.network.credentials import explain
 from eaves.network.eaves_pb2 import Answer, Query, StatusReply, StatusRequest
-from eaves.network.refusals import FATAL, RefusedError
+from eaves.network.refusals import FATAL, RefusedError, plain_words
 from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
 LARGEST_ANSWER_BYTES: Final = 64 * 2**20
 """What a decoder of an answer may allocate."""
+_STATUS_BYTES: Final = 2 * 2**20  # of a reply to a question for the status: it holds the terms
+_MOST_STEPS: Final = 2**48
 _TICKET_BYTES: Final = 16
+
+
+def answer_bytes(rows: int, classes: int) -> int:
+    """Return the most that the answer to a batch of so many takes: logits, and what is around them.
+
+    >>> answer_bytes(256, 10)
+    11264
+    """
+    return 4 * rows * classes + 1024
 
 
 @final
@@ -28,11 +40,13 @@ class CloudClient:
     """A connection for queries; it is made when it is first used, and again when it breaks.
 
     ``session`` is that of the edge's bundle: another cloud's answers would be noise.
+    ``answer_bytes`` is the most that one answer takes: of what is longer, nothing is read.
     """
 
-    def __init__(self, target: Target, session: str):
+    def __init__(self, target: Target, session: str, *, answer_bytes: int = LARGEST_ANSWER_BYTES):
         self._target, self._session = target, session
-        self._channel = connect(target)
+        receives = max(answer_bytes, _STATUS_BYTES)
+        self._channel = connect(replace(target, receive_bytes=receives))
         self._infer = self._channel.unary_unary(INFER, pack, unpack(Answer))
         self._status = self._channel.unary_unary(STATUS, pack, unpack(StatusReply))
 
@@ -59,13 +73,19 @@ class CloudClient:
 
         0 before all edges have sent their last. Raises as :meth:`ask` does.
         """
-        return int(self._called(self._status, StatusRequest(), timeout_s).steps_left)
+        left = int(self._called(self._status, StatusRequest(), timeout_s).steps_left)
+        if left > _MOST_STEPS:
+            raise PayloadError(
+                f"the cloud at {self._target.address} says that {left} steps are left, which no "
+                "training takes"
+            )
+        return left
 
     def _called(self, method: Any, request: Message, timeout_s: float) -> Any:
         try:
             reply = method(request, timeout=timeout_s, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            details = explain(error) or error.details() or error.code().name
+            details = plain_words(explain(error) or error.details() or error.code().name)
             if error.code() in FATAL:
                 raise RefusedError(
                     f"the cloud at {self._target.address} refuses: {details}"

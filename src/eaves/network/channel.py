@@ -22,6 +22,8 @@ class Target:
     name: str
     """Of this edge."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    receive_bytes: int | None = None
+    """The largest message that may come from the cloud; None: as large as one to it."""
     ping_s: float = PING_S
     pong_s: float = PONG_S
 
@@ -48,7 +50,12 @@ def insecure_target(address: str, name: str) -> Target:
 
 def connect(target: Target) -> grpc.Channel:
     """Return a new channel; it connects when it is first used."""
-    options = channel_options(target.max_message_bytes, ping_s=target.ping_s, pong_s=target.pong_s)
+    options = channel_options(
+        target.max_message_bytes,
+        receive_bytes=target.receive_bytes,
+        ping_s=target.ping_s,
+        pong_s=target.pong_s,
+    )
     if target.credentials is None:
         return grpc.insecure_channel(target.address, options)
     return grpc.secure_channel(target.address, target.credentials, options)

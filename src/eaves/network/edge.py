@@ -19,6 +19,8 @@ from typing import Final, final
 
 from eaves.core.roles import Batch, EdgeLearner
 from eaves.core.switching import quick_switching
+from eaves.errors import PayloadError, StateError
+from eaves.network.claims import expect_reply
 from eaves.network.spool import Spool, Stopped
 from eaves.network.uplink import Uplink
 from eaves.runtime.meters import Totals
@@ -34,6 +36,7 @@ class NetworkedEdge:
 
     def __init__(self, edge: EdgeLearner, wire: Wire, totals: Totals, spool: Spool, uplink: Uplink):
         self._lanes, self._totals, self._before = Lanes(wire, totals), totals, deepcopy(totals)
+        self._reply_codec = wire.reply_codec.name
         self._spool, self._uplink, self._one_way = spool, uplink, edge.one_way
         self._edge = EdgeStage(edge, self._lanes, sends=True)
         self._halt, self._first_step = threading.Event(), 0
@@ -115,14 +118,16 @@ class NetworkedEdge:
                 seq, item.data, item.samples, stop=self._halt
             )
             if not self._one_way:
-                reply = self._reply(seq)
+                reply = self._reply(seq, item.data)
                 lanes.totals.bytes_down += len(reply)
                 lanes.replies.put(Parcel(reply, item.samples, perf_counter()))
 
-    def _reply(self, seq: int) -> bytes:
+    def _reply(self, seq: int, upload: bytes) -> bytes:
         """Return the cloud's reply to an upload; one that came before a crash is on disk.
 
         Raises:
+            PayloadError: it is no reply to this upload; it is not kept.
+            StateError: it was on disk, and is gone.
             Stopped: the run is to end.
         """
         if (known := self._spool.reply(seq)) is not None:
@@ -131,11 +136,25 @@ class NetworkedEdge:
             try:
                 answered, reply = self._uplink.replies.get(timeout=_POLL_S)
             except queue.Empty:
+                self._expect_not_past(seq)
                 continue
             if answered == seq:
+                try:
+                    expect_reply(reply, upload, codec=self._reply_codec)
+                except PayloadError as error:
+                    raise PayloadError(f"the cloud's reply does not fit: {error}") from error
                 self._spool.keep_reply(seq, reply)
                 return reply
         raise Stopped
+
+    def _expect_not_past(self, seq: int) -> None:
+        """Raise a :class:`StateError` where the cloud will never reply to ``seq`` again."""
+        if (applied := self._uplink.status.applied) > seq:
+            raise StateError(
+                f"the cloud's reply to upload {seq} is not in the spool any more, and the cloud, "
+                f"which has learnt from {applied} uploads, gives it only once: the spool was "
+                "damaged or removed. Start the run over with --overwrite"
+            )
 
     def _completed(self, mark: Mark) -> Snapshot:
         self._count()

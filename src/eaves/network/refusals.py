@@ -1,5 +1,6 @@
 """Why a cloud ends a call, as a gRPC status and back."""
 
+import re
 from typing import Final, final
 
 import grpc
@@ -30,6 +31,11 @@ class SupersededError(EavesError):
 @final
 class RefusedError(EavesError):
     """The cloud refuses this edge for a reason that trying again cannot mend."""
+
+
+@final
+class ProtocolError(EavesError):
+    """The other side said what the protocol does not allow; the connection ends."""
 
 
 _CODES: Final[dict[type[EavesError], grpc.StatusCode]] = {
@@ -63,3 +69,18 @@ def code_of(error: EavesError) -> grpc.StatusCode:
         if isinstance(error, kind):
             return code
     return grpc.StatusCode.INTERNAL
+
+
+# An edge prints what its cloud says, and a terminal obeys escape sequences.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_MOST_WORDS: Final = 2000
+
+
+def plain_words(text: str) -> str:
+    r"""Return what the other side said, cut to 2,000 characters, with control characters escaped.
+
+    >>> plain_words("no\x1b[2J room\n")
+    'no\\x1b[2J room\\n'
+    """
+    cut = text if len(text) <= _MOST_WORDS else text[: _MOST_WORDS - 3] + "..."
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)

@@ -18,11 +18,13 @@ from typing import Final, NamedTuple, final
 
 from eaves.core.units import bytes_text
 from eaves.errors import ConfigError, StateError, StorageError, unknown
-from eaves.network.spoolfile import Slot, SpoolFile, Tidy
+from eaves.network.spoolfile import Found, Slot, SpoolFile, Tidy
 
 _POLICIES: Final = ("block", "drop-oldest")
 _POLL_S: Final = 0.05  # how soon a put that waits sees that it is to stop
 _BATCH_BYTES: Final = 8 << 20  # in one transaction; bounds the log beside the file
+_ANY: Final = 1 << 48  # no run has so many uploads
+_RESERVE: Final = 1024  # uploads that may be sent before the disk has to hear of it again
 _by_seq = attrgetter("seq")
 
 
@@ -57,6 +59,8 @@ class SpoolStatus:
     """Samples in them."""
     highest: int
     """The highest number that was put or forgotten; 0 at first."""
+    lost: int
+    """Of those dropped, uploads that were gone from the disk."""
 
 
 @final
@@ -136,6 +140,53 @@ class _Drops:
 
 
 @final
+class Past:
+    """What is known, when a spool is opened, of the process that had it before.
+
+    ``missing`` are the numbers up to ``keep_through`` that should be there and are not: neither
+    waiting, nor forgotten, nor dropped. ``is_new``: the file was made just now. ``sent`` is the
+    highest number that may have been sent. ``lost`` counts uploads that were missing for good.
+    """
+
+    def __init__(self, file: SpoolFile, found: Found, drops: _Drops, disk: threading.Lock):
+        self._file, self._drops, self._disk = file, drops, disk
+        self.missing, self.lost, self.is_new = found.missing, found.lost, file.is_new
+        self.sent = self._reserved = found.reserved
+
+    def reserve(self, seq: int) -> None:
+        """Take note on disk, once for many uploads, that ``seq`` may be sent.
+
+        After a crash, the cloud may have all that was sent, and can have nothing more.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if seq > self._reserved:
+            with self._disk:
+                self._file.reserve(seq + _RESERVE)
+            self._reserved = seq + _RESERVE
+
+    def expect_anything(self) -> None:
+        """Believe a cloud that has any number: the file that knew better is gone."""
+        self.sent = _ANY
+
+    def lose_missing(self, above: int) -> None:
+        """Count what is missing as dropped and lost; the cloud has all up to ``above``.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        runs = [range(max(run[0], above + 1), run[-1] + 1) for run in self.missing]
+        if runs := [run for run in runs if run]:
+            number = sum(map(len, runs))
+            with self._disk:
+                self._file.lose(runs)
+                self.lost += number
+                self._drops.uploads += number
+        self.missing = ()
+
+
+@final
 class _Places:
     """Where uploads are: in memory, on disk, or both."""
 
@@ -179,9 +230,9 @@ class Spool:
     """Uploads not yet durable in the cloud, at most ``limit_bytes`` of them.
 
     They are in memory first, up to ``memory_bytes``; on disk when memory is full or when they must
-    outlive a crash. One thread puts, another takes and forgets. Where it is full, ``when_full``
-    says what a put does: "block" waits for room; "drop-oldest" drops the oldest upload that has not
-    been sent, which is the new one where all others have been.
+    outlive a crash. What is gone from there is in :attr:`past`. One thread puts, another takes and
+    forgets. Where it is full, ``when_full`` says what a put does: "block" waits for room;
+    "drop-oldest" drops the oldest upload not sent, the new one where all others have been.
 
     Guaranteed: what was there when :meth:`persist` returned is there after a crash or a loss of
     power, less what was forgotten or dropped since. Numbers come out in rising order. What is
@@ -220,6 +271,7 @@ class Spool:
         self._places = _Places(self._queue.bytes)
         self._drops = _Drops(found.dropped, found.dropped_samples)
         self._forgotten, self._highest = found.forgotten, found.highest
+        self.past = Past(self._file, found, self._drops, self._disk)
 
     def put(self, seq: int, data: bytes, samples: int, *, stop: threading.Event) -> float:
         """Store one upload; return the seconds waited for room.
@@ -284,10 +336,7 @@ class Spool:
                 raise StateError(f"upload {slot.seq} is missing in the spool's file: it is damaged")
 
     def rewind(self, seq: int) -> None:
-        """Begin a new connection after ``seq``: what is above no longer counts as sent.
-
-        Everything up to ``seq`` does: the cloud says that it has it.
-        """
+        """Begin a new connection after ``seq``: all up to it counts as sent, and nothing above."""
         with self._changed:
             self._queue.rewind(seq)
             self._changed.notify_all()
@@ -329,6 +378,7 @@ class Spool:
                 dropped=self._drops.uploads,
                 dropped_samples=self._drops.samples,
                 highest=self._highest,
+                lost=self.past.lost,
             )
 
     def wait_empty(self, timeout_s: float) -> bool:

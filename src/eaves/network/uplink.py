@@ -8,22 +8,35 @@ import logging
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, Full, Queue, SimpleQueue
 from typing import Any, Final, final
 
 import grpc
 
 from eaves.errors import EavesError
 from eaves.network.channel import Target, connect
+from eaves.network.claims import expect_kind, expect_pace, expect_receipt, expect_welcome
 from eaves.network.credentials import explain
-from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Finish, Hello, Welcome
-from eaves.network.refusals import FATAL, LateError, RefusedError
+from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Finish, Hello, Receipt, Welcome
+from eaves.network.refusals import FATAL, LateError, ProtocolError, RefusedError, plain_words
 from eaves.network.spool import Entry, Spool
 from eaves.network.wire import PROTOCOL, TRAIN, pack_edge_message, unpack
 
 _POLL_S: Final = 0.2
 _FIRST_BACKOFF_S: Final = 0.25
+_SMALL_BYTES: Final = 16 * 1024  # of a welcome or a receipt without a reply: some hundred
+_MOST_VIOLATIONS: Final = 10  # in a row, after which a run that only waits for delivery gives up
+_VIOLATIONS: Final = {
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"): "it sends more than is agreed on",
+    (grpc.StatusCode.INTERNAL, "deserializing"): "it sends bytes that are no message",
+}
+"""How gRPC, on this side, says that it has ended a call because of what came."""
+_LOST: Final = (
+    "the cloud has lost what it had made durable: it was brought back from an older copy, and what "
+    "came between is not here any more"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +52,18 @@ class Enrolment:
     session: str
     steps: int
     memory_bytes: int
+
+    def hello(self) -> Hello:
+        """Return it as the first message of a connection."""
+        return Hello(
+            protocol=PROTOCOL,
+            version=self.version,
+            terms=self.terms,
+            run=self.run,
+            session=self.session,
+            steps=self.steps,
+            memory_bytes=self.memory_bytes,
+        )
 
 
 @final
@@ -59,6 +84,12 @@ class UplinkStatus:
     """Of payloads."""
     problem: str = ""
     """Why there is no connection."""
+    violations: int = 0
+    """Connections that ended because the cloud said what the protocol does not allow."""
+    unasked: int = 0
+    """Replies that came where none were expected; they are not kept."""
+    taken_back: int = 0
+    """Uploads that the cloud had called durable, and then had no more."""
 
 
 @final
@@ -93,14 +124,23 @@ class Uplink:
         *,
         max_backoff_s: float,
         welcome_s: float = 20.0,
+        reply_bytes: int = 0,
     ):
-        """Try again later where a cloud has not welcomed the edge within ``welcome_s``."""
-        self._target, self._spool, self._enrolment = target, spool, enrolment
+        """Try again later where a cloud has not welcomed the edge within ``welcome_s``.
+
+        ``reply_bytes`` is the most that a reply of a two-way method takes; 0: there are none.
+        """
+        self._reply_bytes = reply_bytes
+        self._target = replace(target, receive_bytes=_SMALL_BYTES + reply_bytes)
+        self._spool, self._enrolment = spool, enrolment
+        self._highest_sent, self._in_a_row = 0, 0
         self._max_backoff_s, self._welcome_s = max_backoff_s, welcome_s
-        self._closing, self._last, self._final = threading.Event(), 0, 0
+        self._closing, self._last = threading.Event(), 0
+        self._final: int | None = None  # the last upload that there is to send
         self._call: Any = None
         self.status = UplinkStatus(session=enrolment.session)
-        self.replies: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
+        self.replies: Queue[tuple[int, bytes]] = Queue(1)
+        """The last reply, with the number of its upload: an edge waits for one at a time."""
         self.error: BaseException | None = None
         """Why the uplink has given up."""
         self._thread = threading.Thread(target=self._run, name="eaves-uplink", daemon=True)
@@ -122,7 +162,7 @@ class Uplink:
     @property
     def delivered(self) -> bool:
         """Whether all that did not have to be dropped is durable in the cloud."""
-        return 0 < self._final <= self.status.durable
+        return self._final is not None and self._final <= self.status.durable
 
     def close(self) -> None:
         """End the connection; what is not durable in the cloud stays in the spool."""
@@ -144,7 +184,7 @@ class Uplink:
     def _connect_for_ever(self) -> None:
         backoff_s, target = _FIRST_BACKOFF_S, self._target
         while not self._closing.is_set():
-            welcomed, superseded = self.status.connections, False
+            welcomed, hostile = self.status.connections, False
             try:
                 if self._talk(target):
                     return
@@ -155,26 +195,42 @@ class Uplink:
                 self._wait_for(f"sent on from port to port, to {moved}")
             except LateError as error:
                 self._wait_for(str(error))
+            except ProtocolError as error:
+                hostile = True
+                self._violated(str(error))
             except grpc.RpcError as error:
-                superseded = error.code() is grpc.StatusCode.ABORTED
+                # Two of one name would throw each other out without an end.
+                hostile = error.code() is grpc.StatusCode.ABORTED
                 self._note(error)
             target = self._target
-            # Two of one name would throw each other out without an end.
-            if self.status.connections > welcomed and not superseded:
+            if self.status.connections > welcomed and not hostile:
                 backoff_s = _FIRST_BACKOFF_S
             # Full jitter, so that a thousand edges do not come back at once.
             self._closing.wait(random.uniform(0, backoff_s))
             backoff_s = min(self._max_backoff_s, 2 * backoff_s)
 
     def _note(self, error: grpc.RpcError) -> None:
-        code, details = error.code(), error.details() or ""
+        code = error.code()
         if self._closing.is_set():
             return
-        details = explain(error) or details
-        if code in FATAL:
+        details = plain_words(explain(error) or error.details() or "")
+        if (claim := _claim_in(code, details)) is not None:
+            self._violated(claim)
+        elif code in FATAL:
             self.status.problem = f"{code.name}: {details}"
             raise RefusedError(f"the cloud at {self._target.address} refuses: {details}") from error
-        self._wait_for(f"{code.name}: {details}")
+        else:
+            self._wait_for(f"{code.name}: {details}")
+
+    def _violated(self, claim: str) -> None:
+        """Count it, and go on as if the cloud were out of reach; a run that is done gives up."""
+        self.status.violations += 1
+        self._in_a_row += 1
+        self._wait_for(
+            f"the cloud at {self._target.address} does not keep to the protocol: {claim}"
+        )
+        if self._last and self._in_a_row >= _MOST_VIOLATIONS:
+            raise RefusedError(f"{self.status.problem}. What is not delivered is kept")
 
     def _wait_for(self, problem: str) -> None:
         self.status.problem = problem
@@ -199,10 +255,10 @@ class Uplink:
                     self._call.cancel()
                 self._listen(attempt, timer)
                 return self.delivered
-            except grpc.RpcError:
+            except (grpc.RpcError, ProtocolError):
                 if attempt.problem is not None:
                     raise attempt.problem from None
-                if self.delivered:  # the cloud has not said goodbye
+                if self.delivered:  # whatever the cloud says then, or does not say
                     return True
                 raise
             finally:
@@ -212,20 +268,35 @@ class Uplink:
                 self.status.connected = False
 
     def _listen(self, attempt: _Attempt, timer: threading.Timer) -> None:
-        for message in self._call:
-            if message.WhichOneof("kind") == "welcome":
-                timer.cancel()
-                self._welcomed(message.welcome, attempt)
+        """Take what comes down; raises :class:`ProtocolError` for what no cloud may say."""
+        welcomed, before = False, self.status.sent
+        for count, message in enumerate(self._call, 1):
+            expect_pace(count, self.status.sent - before)
+            if expect_kind(message, welcomed=welcomed) == "receipt":
+                self._received(message.receipt)
                 continue
-            receipt, status = message.receipt, self.status
-            self._expect_ours(receipt.applied, receipt.durable)
-            status.applied = max(status.applied, receipt.applied)
-            status.durable = max(status.durable, receipt.durable)
-            self._spool.forget(receipt.durable)
-            if receipt.reply:
-                self.replies.put((receipt.applied, receipt.reply))
-            if self.delivered:
-                self._spool.wake()
+            timer.cancel()
+            welcomed = True
+            self._welcomed(message.welcome, attempt)
+
+    def _received(self, receipt: Receipt) -> None:
+        expect_receipt(receipt, most=self._most())
+        status = self.status
+        if receipt.durable > status.durable:
+            self._in_a_row = 0  # it is getting somewhere
+        status.applied = max(status.applied, receipt.applied)
+        status.durable = max(status.durable, receipt.durable)
+        self._spool.forget(receipt.durable)
+        if receipt.reply and not self._reply_bytes:
+            status.unasked += 1
+        elif receipt.reply:
+            _put_last(self.replies, (receipt.applied, receipt.reply))
+        if self.delivered:
+            self._spool.wake()
+
+    def _most(self) -> int:
+        """Return the highest number that may have been sent: the cloud can have no more."""
+        return max(self._highest_sent, min(self._spool.past.sent, self._enrolment.steps))
 
     def _give_up(self, attempt: _Attempt) -> None:
         """End a connection that nobody answers on."""
@@ -236,35 +307,26 @@ class Uplink:
             self._call.cancel()
 
     def _welcomed(self, welcome: Welcome, attempt: _Attempt) -> None:
+        host, _, port = self._target.address.rpartition(":")
+        session = self._enrolment.session
+        expect_welcome(welcome, session=session, most=self._most(), port=int(port))
         if welcome.port_offset:
-            host, _, port = self._target.address.rpartition(":")
             raise _Moved(f"{host}:{int(port) + welcome.port_offset}")
-        self._expect_ours(welcome.applied)
         status = self.status
         if welcome.applied < status.durable:
-            _log.error(
-                "the cloud has lost what it had made durable: it was brought back from an older "
-                "copy, and what came between is not here any more",
-                extra={"durable": status.durable, "applied": welcome.applied},
-            )
+            status.taken_back = max(status.taken_back, status.durable - welcome.applied)
+            _log.error(_LOST, extra={"durable": status.durable, "applied": welcome.applied})
         status.session, status.applied, status.connected = welcome.session, welcome.applied, True
         status.connections, status.problem = status.connections + 1, ""
         self._enrolment = replace(self._enrolment, session=welcome.session)
+        self._spool.past.lose_missing(welcome.applied)
         self._spool.rewind(welcome.applied)
         attempt.welcome.put(welcome)
         _log.info("connected", extra={"cloud": self._target.address, "applied": welcome.applied})
 
-    def _expect_ours(self, *numbers: int) -> None:
-        """Refuse a cloud that has more than was ever made: the spool would forget what it holds."""
-        if (most := max(numbers)) > self._enrolment.steps:
-            raise RefusedError(
-                f"the cloud at {self._target.address} says that it has upload {most} of a run of "
-                f"{self._enrolment.steps}"
-            )
-
     def _outgoing(self, attempt: _Attempt) -> Iterator[EdgeMessage | tuple[int, int, bytes]]:
         """Yield what goes up; runs in a thread of gRPC's."""
-        yield EdgeMessage(hello=self._hello())
+        yield EdgeMessage(hello=self._enrolment.hello())
         welcome = attempt.welcome.get()
         if welcome is None:
             return
@@ -285,6 +347,8 @@ class Uplink:
             entry = self._spool.after(follows, timeout_s=_POLL_S)
             if entry is not None:
                 _expect_fits(entry, most_bytes)
+                self._spool.past.reserve(entry.seq)
+                self._highest_sent = max(self._highest_sent, entry.seq)
                 yield entry.seq, follows, entry.data
                 follows = entry.seq
                 self.status.sent += 1
@@ -297,17 +361,21 @@ class Uplink:
             elif finished and self.delivered:
                 return  # the cloud hangs up, and has then read all of it
 
-    def _hello(self) -> Hello:
-        enrolment = self._enrolment
-        return Hello(
-            protocol=PROTOCOL,
-            version=enrolment.version,
-            terms=enrolment.terms,
-            run=enrolment.run,
-            session=enrolment.session,
-            steps=enrolment.steps,
-            memory_bytes=enrolment.memory_bytes,
-        )
+
+def _put_last(replies: Queue[tuple[int, bytes]], reply: tuple[int, bytes]) -> None:
+    """Keep a reply, and not one before it that was not waited for."""
+    with suppress(Empty):
+        replies.get_nowait()
+    with suppress(Full):
+        replies.put_nowait(reply)
+
+
+def _claim_in(code: grpc.StatusCode, details: str) -> str | None:
+    """Return what a cloud did wrong, where gRPC has ended a call on this side because of it."""
+    for (known, words), claim in _VIOLATIONS.items():
+        if code is known and words in details:
+            return f"{claim} ({details})"
+    return None
 
 
 def _expect_fits(entry: Entry, most_bytes: int) -> None:

@@ -3,14 +3,16 @@
 Dimension key:  B batch   S sent, of a batch
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
 from typing import Any, Literal, TypeVar, final
 
 from eaves.core.rules import ExitRule
-from eaves.errors import ConfigError
+from eaves.errors import ConfigError, PayloadError
 
+_log = logging.getLogger(__name__)
 AnsweredBy = Literal["exit", "cloud", "exit-late", "none"]
 T = TypeVar("T")
 
@@ -120,6 +122,8 @@ class Counts:
     """Not asked, because it had just failed."""
     overdue: int = 0
     """Not asked, because the deadline was over before the edge was done."""
+    unusable: int = 0
+    """Asked, and what came was no answer to the question."""
 
     def as_json(self) -> dict[str, int]:
         """Return the fields by name."""
@@ -171,8 +175,9 @@ class Caller:
     ) -> tuple[T | None, int]:
         """Return what ``send`` returns for the seconds that are left, and the bytes handed over.
 
-        None where there is no answer in time. ``start_s`` is when the inputs were there, by the
-        clock; ``payload`` is what ``send`` hands over.
+        None where there is no answer in time, or none that can be used: a cloud that is broken
+        must not end an edge that answers without it. ``start_s`` is when the inputs were there, by
+        the clock; ``payload`` is what ``send`` hands over.
         """
         left_s = self._deadline_s - (self._clock() - start_s)
         if left_s <= 0:  # which is not the cloud's fault
@@ -184,19 +189,18 @@ class Caller:
             self._breaker.failed(self._clock())
             self._count(asked=1, late=1)
             return None, len(payload)
+        except PayloadError as error:
+            self._breaker.failed(self._clock())
+            self._count(asked=1, unusable=1)
+            _log.warning("an answer of the cloud cannot be used", extra={"why": str(error)})
+            return None, len(payload)
         self._breaker.succeeded()
         self._count(asked=1)
         return answer, len(payload)
 
-    def _count(self, *, asked: int = 0, late: int = 0, skipped: int = 0, overdue: int = 0) -> None:
-        old = self.counts
-        self.counts = replace(
-            old,
-            asked=old.asked + asked,
-            late=old.late + late,
-            skipped=old.skipped + skipped,
-            overdue=old.overdue + overdue,
-        )
+    def _count(self, **more: int) -> None:
+        old = asdict(self.counts)
+        self.counts = replace(self.counts, **{name: old[name] + n for name, n in more.items()})
 
 
 Top = tuple[int, float]

@@ -22,6 +22,7 @@ STATUS: Final = f"/{SERVICE}/Status"
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 _OVERHEAD_BYTES: Final = 4096  # of a message around its payload
+_METADATA_BYTES: Final = 16 * 1024
 _MOST_TERMS: Final = 2**20  # characters; a thousand classes have some 20 000
 _MOST_NAMED: Final = 10  # differences in a message: gRPC carries a few KB
 PING_S: Final = 20.0
@@ -36,12 +37,23 @@ Terms = Mapping[str, Any]
 
 
 def channel_options(
-    max_message_bytes: int = MAX_MESSAGE_BYTES, *, ping_s: float = PING_S, pong_s: float = PONG_S
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    *,
+    receive_bytes: int | None = None,
+    ping_s: float = PING_S,
+    pong_s: float = PONG_S,
 ) -> Options:
-    """Return the options of an edge's channel; a dead link is noticed within both times."""
+    """Return the options of an edge's channel; a dead link is noticed within both times.
+
+    ``receive_bytes``: the largest message that may come back; by default as large as one sent.
+    """
+    received = max_message_bytes if receive_bytes is None else receive_bytes
     return (
         ("grpc.max_send_message_length", max_message_bytes + _OVERHEAD_BYTES),
-        ("grpc.max_receive_message_length", max_message_bytes + _OVERHEAD_BYTES),
+        ("grpc.max_receive_message_length", received + _OVERHEAD_BYTES),
+        # Of all headers or trailers together: refusals are words, at most 2,000 characters.
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
         ("grpc.keepalive_time_ms", _ms(ping_s)),
         ("grpc.keepalive_timeout_ms", _ms(pong_s)),
         # Of pings that probe the bandwidth. On a slow link they wait behind what is being sent.

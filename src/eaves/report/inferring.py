@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -12,12 +12,11 @@ from eaves.core.rates import Rate
 from eaves.core.units import bytes_text, percent_text
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.access import target_of
-from eaves.experiments.answering import Beside, Cloud, FarCloud
-from eaves.experiments.calibrating import Target, choose, score, write_rule
+from eaves.experiments.answering import Beside, Cloud, far_cloud
+from eaves.experiments.calibrating import BATCH, Target, choose, score, write_rule
 from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin
 from eaves.experiments.inferring import Answered, InferRecord, infer
 from eaves.experiments.netconfig import InferConfig
-from eaves.network.asking import CloudClient
 from eaves.network.waiting import CloudLate
 from eaves.report.calibration import calibration_json, calibration_table, draw_calibration
 from eaves.report.figures import expect_figure
@@ -73,7 +72,8 @@ def _print_record(record: InferRecord, printed: Console) -> None:
     printed.out(
         f"rule: {rule}; latency {1e3 * record.latency_s(0.5):.1f} ms (p50), "
         f"{1e3 * record.latency_s(0.99):.1f} ms (p99); {bytes_text(record.bytes_up)} sent; "
-        f"{asked['asked']:,} queries, {asked['late']:,} late, {asked['skipped']:,} not tried",
+        f"{asked['asked']:,} queries, {asked['late']:,} late, {asked['skipped']:,} not tried, "
+        f"{asked['unusable']:,} answered with nonsense",
         highlight=False,
     )
     if record.shield:
@@ -133,5 +133,7 @@ def _cloud(origin: Origin, config: InferConfig) -> Iterator[Cloud]:
         half, _, _ = cloud_half(origin, "auto")
         yield Beside(half.predictor)
         return
-    with closing(CloudClient(target, origin.session)) as client:
-        yield FarCloud(client)
+    assert origin.interface is not None  # a bundle has one
+    classes = len(origin.interface.classes)
+    with far_cloud(target, origin.session, origin.config, classes=classes, rows=BATCH) as cloud:
+        yield cloud

@@ -1,7 +1,7 @@
 """Answers of a device without torch in the terminal. Imports no torch."""
 
 import json
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from eaves.light.facts import read_facts
 from eaves.light.inputs import read_inputs
 from eaves.light.model import LightEdge
 from eaves.light.running import LightAnswered, LightRecord, answer_all
-from eaves.network.asking import CloudClient
+from eaves.network.asking import CloudClient, answer_bytes
 from eaves.network.waiting import Policy
 from eaves.report.stdout import ANSWERED_BY, console, plain_table
 
@@ -30,7 +30,9 @@ def show_light(
     with ExitStack() as stack:
         client = None
         if target is not None:
-            client = stack.enter_context(closing(CloudClient(target, facts.session)))
+            most = answer_bytes(config.batch_size or 1, len(facts.classes))
+            client = CloudClient(target, facts.session, answer_bytes=most)
+            stack.callback(client.close)
         size = config.batch_size or 1
         for event in answer_all(edge, facts, examples, client, policy, batch_size=size):
             if isinstance(event, LightRecord):
@@ -66,7 +68,8 @@ def _print_record(record: LightRecord, printed: Console) -> None:
     printed.out(
         f"rule: {words}; latency {1e3 * record.latency_s(0.5):.1f} ms (p50), "
         f"{1e3 * record.latency_s(0.99):.1f} ms (p99); {bytes_text(record.bytes_up)} sent; "
-        f"{asked['asked']:,} queries, {asked['late']:,} late, {asked['skipped']:,} not tried",
+        f"{asked['asked']:,} queries, {asked['late']:,} late, {asked['skipped']:,} not tried, "
+        f"{asked['unusable']:,} answered with nonsense",
         highlight=False,
     )
     if record.payload_bytes:

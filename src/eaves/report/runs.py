@@ -1,6 +1,5 @@
 """Runs and their audits as they lie in folders, for a page about them. Imports no torch."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from safetensors.numpy import load
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
+from eaves.runtime.sealed import unsealed_json
 
 Record = Mapping[str, Any]
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -82,7 +82,7 @@ def _read_run(number: int, folder: Path) -> Run:
 
 def _read_json(path: Path) -> Record:
     try:
-        found = json.loads(path.read_bytes())
+        found = unsealed_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):

@@ -132,6 +132,13 @@ def show_agent(
         console().out(record.to_line(), highlight=False)
     else:
         _print_record(record, config.out)
+    if (lost := (record.network or {}).get("lost_uploads", 0)) > 0:
+        err.out(
+            f"{lost:,} uploads were lost: the spool in {config.out} was damaged or removed, and "
+            "they could not be made again. --overwrite trains again",
+            highlight=False,
+        )
+        return 1
     if not record.complete:
         err.out("interrupted; the same command goes on", highlight=False)
         asked.raise_if_interrupted()

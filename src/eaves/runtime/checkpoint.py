@@ -5,7 +5,6 @@ last: a crash at any moment leaves the previous checkpoint whole.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from torch import Tensor
 from eaves.core.state import State
 from eaves.errors import StateError
 from eaves.runtime.files import write_atomically
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 _INDEX = "checkpoint.json"
+_BEGUN = "begun"  # an empty file: there has been an index
 _MODE = 0o600  # the state of an edge that hides holds the key of its noise
 
 
@@ -41,11 +42,19 @@ def save_checkpoint(
         write_atomically(folder / file, content, mode=_MODE)
         entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
     index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
-    write_atomically(folder / _INDEX, json.dumps(index, indent=1).encode())
+    write_atomically(folder / _INDEX, sealed_json(index), mode=_MODE)
+    if not (folder / _BEGUN).exists():
+        write_atomically(folder / _BEGUN, b"", mode=_MODE)
     current = {entry["file"] for entry in entries.values()}
     for old in [*folder.glob("*-*.safetensors"), *folder.glob(".*.draft")]:
         if old.name not in current:
             old.unlink()
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Begin without what was saved in ``folder``."""
+    for name in (_BEGUN, _INDEX):  # in this order: a crash in between leaves the checkpoint whole
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | None:
@@ -56,9 +65,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
     """
     path = folder / _INDEX
     if not path.exists():
+        if (folder / _BEGUN).exists():
+            raise StateError(
+                f"{path} is gone, which is the index of the checkpoint: a damaged disk or a loss "
+                f"of power does that. Bring {folder} back from a copy, or remove it to start anew"
+            )
         return None
     try:
-        index = json.loads(path.read_bytes())
+        index = unsealed_json(path.read_bytes())
         states = {
             name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
             for name, entry in index["states"].items()

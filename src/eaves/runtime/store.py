@@ -1,14 +1,19 @@
 """Uploads kept on the cloud's disk: features that travelled once and are learned from many times.
 
-``uploads.bin`` holds the payloads one after the other, ``uploads.idx`` the length of each as a
-little-endian 64-bit integer. Both only grow, so a crash costs at most the last upload.
+``uploads.bin`` holds the payloads one after the other. ``uploads.idx`` begins with "EAVSTOR2" and
+has, for each of them, its length (uint64, little-endian), its checksum (BLAKE2, 32 bits), and that
+of its number, its length and this: an entry that is damaged, or in the place of another, does not
+pass for one. A CRC would be of no use: payloads end with their own, and then it is always the same.
+Both only grow, so a crash costs at most the last upload. Nobody but their user can read them.
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from hashlib import blake2b
 from pathlib import Path
-from typing import Final, final
+from typing import IO, Any, Final, final
 
 import numpy as np
 import torch
@@ -16,9 +21,14 @@ import torch
 from eaves.codecs.upload import unpack_upload
 from eaves.core.roles import Upload
 from eaves.errors import StateError, StorageError
+from eaves.runtime.files import write_atomically
 
 _WINDOW: Final = 16  # payloads that are mixed with each other; bounds the memory of an epoch
-_LENGTH: Final = np.dtype("<u8")
+_MAGIC: Final = b"EAVSTOR2"
+_ENTRY: Final = np.dtype([("length", "<u8"), ("digest", "<u4"), ("check", "<u4")])
+_OLD_ENTRY: Final = np.dtype("<u8")  # the length alone, without a beginning
+_NUMBERED: Final = struct.Struct("<QQI")
+_MODE: Final = 0o600  # features and labels are in it
 
 
 @final
@@ -27,19 +37,24 @@ class Store:
 
     Raises:
         StorageError: the disk is full or refuses; what was stored before is intact.
-        StateError: fewer payloads are there than ``keep`` says.
+        StateError: fewer whole payloads are there than ``keep`` says.
     """
 
     def __init__(self, folder: Path, *, keep: int = 0):
         """Open the store and drop all but the first ``keep`` payloads."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._folder = folder
+            _bring_up_to_date(folder)
             with ExitStack() as opened:
-                self._data = opened.enter_context((folder / "uploads.bin").open("a+b"))
-                self._index = opened.enter_context((folder / "uploads.idx").open("a+b"))
-                self._ends = self._first(keep, folder)
+                self._data = opened.enter_context(_open(folder / "uploads.bin"))
+                self._index = opened.enter_context(_open(folder / "uploads.idx"))
+                self._ends, self._digests = self._first(keep, folder)
                 self._data.truncate(self.size_bytes)
-                self._index.truncate(keep * _LENGTH.itemsize)
+                self._index.truncate(len(_MAGIC) + keep * _ENTRY.itemsize)
+                if not keep:  # the file may be new
+                    self._index.truncate(0)
+                    self._index.write(_MAGIC)
                 opened.pop_all()
         except OSError as error:
             raise StorageError(f"cannot open the store in {folder}: {error}") from error
@@ -55,11 +70,13 @@ class Store:
     def append(self, payload: bytes) -> None:
         """Add one payload at the end."""
         try:
+            digest = _digest(payload)
             self._data.write(payload)
-            self._index.write(np.array([len(payload)], dtype=_LENGTH).tobytes())
+            self._index.write(_entry(len(self), len(payload), digest))
         except OSError as error:
             raise StorageError(f"cannot store an upload: {error.strerror}") from error
         self._ends.append(self.size_bytes + len(payload))
+        self._digests.append(digest)
 
     def flush(self) -> None:
         """Force what was appended to the disk."""
@@ -71,10 +88,25 @@ class Store:
             raise StorageError(f"cannot store uploads: {error.strerror}") from error
 
     def read(self, i: int) -> Upload:
-        """Return the i-th upload, decoded; raises :class:`PayloadError` where it is damaged."""
+        """Return the i-th upload, decoded.
+
+        Raises:
+            StateError: it has changed since it was stored; the message says which one it is.
+        """
+        return Upload(*unpack_upload(self.payload(i)))
+
+    def payload(self, i: int) -> bytes:
+        """Return the i-th upload as it was stored; raises as :meth:`read` does."""
         start = self._ends[i - 1] if i else 0
         self._data.flush()
-        return Upload(*unpack_upload(os.pread(self._data.fileno(), self._ends[i] - start, start)))
+        content = os.pread(self._data.fileno(), self._ends[i] - start, start)
+        if _digest(content) != self._digests[i]:
+            raise StateError(
+                f"upload {i + 1} of the {len(self)} in {self._folder} is damaged: bring the folder "
+                "back from a copy, or remove the cloud's folder and start all edges with "
+                "--overwrite"
+            )
+        return content
 
     def epoch(self, *, seed: int, epoch: int, steps: int, start: int = 0) -> Iterator[Upload]:
         """Yield batches ``start`` to ``steps`` of one epoch, mixed anew by (seed, epoch).
@@ -102,22 +134,92 @@ class Store:
             with suppress(OSError):
                 file.close()
 
-    def _first(self, keep: int, folder: Path) -> list[int]:
-        """Return where each of the first ``keep`` payloads ends."""
-        self._index.seek(0)
-        content = self._index.read(keep * _LENGTH.itemsize)
-        whole = len(content) // _LENGTH.itemsize  # a crash may have cut the last length
-        lengths = np.frombuffer(content, _LENGTH, whole)
-        ends: list[int] = np.cumsum(lengths, dtype=np.int64).tolist()
+    def _first(self, keep: int, folder: Path) -> tuple[list[int], list[int]]:
+        """Return where each of the first ``keep`` payloads ends, and its checksum."""
         stored = os.fstat(self._data.fileno()).st_size
-        # Each length too: a huge one would make the sum overflow.
-        fits = (lengths <= stored) & (np.array(ends, np.int64) <= stored)
-        if (found := int(np.logical_and.accumulate(fits).sum())) < keep:
+        self._index.seek(0)
+        found = read_index(self._index.read(len(_MAGIC) + keep * _ENTRY.itemsize))
+        ends: list[int] = np.cumsum(found["length"], dtype=np.int64).tolist()
+        whole = sum(end <= stored for end in ends)
+        if whole < keep:
             raise StateError(
-                f"{folder} holds {found} whole uploads, expected {keep}: "
+                f"{folder} holds {whole} whole uploads, expected {keep}: "
                 "it is damaged or belongs to another run"
             )
-        return ends
+        return ends, found["digest"].tolist()
+
+
+def read_index(content: bytes) -> "np.ndarray[Any, np.dtype[np.void]]":
+    """Return the whole entries at the beginning of an index: ``length`` and ``digest`` of each."""
+    if not content.startswith(_MAGIC):
+        return np.empty(0, _ENTRY)
+    count = (len(content) - len(_MAGIC)) // _ENTRY.itemsize  # a crash may have cut the last one
+    entries = np.frombuffer(content, _ENTRY, count, len(_MAGIC))
+    for i, (length, digest, _) in enumerate(entries.tolist()):
+        # A huge one would make a sum of lengths overflow.
+        if length >= 2**48 or _entry(i, length, digest) != entries[i].tobytes():
+            return entries[:i]
+    return entries
+
+
+def check_store(folder: Path, *, keep: int | None) -> tuple[int, int]:
+    """Read every upload of a store and change nothing; return how many there are, and their bytes.
+
+    ``keep`` is how many there should be; None: not known.
+
+    Raises:
+        OSError: it cannot be read.
+        StateError: some are missing or damaged; the message says which.
+    """
+    content = (folder / "uploads.idx").read_bytes()
+    if content and not content.startswith(_MAGIC):
+        raise StateError(f"{folder} has no checksums, or a damaged index: an older Eaves wrote it")
+    entries, total, bad = read_index(content), 0, []
+    with (folder / "uploads.bin").open("rb") as file:
+        for i, (length, digest, _) in enumerate(entries.tolist()[:keep]):
+            if _digest(file.read(length)) != digest:
+                bad.append(i + 1)
+            total += length
+    if bad or len(entries) < (keep or 0):
+        raise StateError(
+            f"of the {keep or len(entries)} uploads in {folder}, "
+            f"{max(0, (keep or 0) - len(entries))} are missing and these are damaged: "
+            f"{bad[:10] or 'none'}; bring the folder back from a copy"
+        )
+    return len(entries) if keep is None else keep, total
+
+
+def _entry(i: int, length: int, digest: int) -> bytes:
+    check = _digest(_NUMBERED.pack(i, length, digest))
+    return np.array([(length, digest, check)], _ENTRY).tobytes()
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=4).digest(), "little")
+
+
+def _open(path: Path) -> IO[bytes]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _MODE)
+    os.chmod(path, _MODE)  # also where an older version has made it
+    return os.fdopen(handle, "a+b")
+
+
+def _bring_up_to_date(folder: Path) -> None:
+    """Give an index of lengths alone its checksums: those of the payloads as they are by now."""
+    index, data = folder / "uploads.idx", folder / "uploads.bin"
+    if not (index.exists() and data.exists()) or not (content := index.read_bytes()):
+        return
+    if content.startswith(_MAGIC):
+        return
+    lengths = np.frombuffer(content, _OLD_ENTRY, len(content) // _OLD_ENTRY.itemsize).tolist()
+    entries, left = [_MAGIC], data.stat().st_size
+    with data.open("rb") as file:
+        for i, length in enumerate(lengths):
+            left -= length
+            if left < 0:
+                break
+            entries.append(_entry(i, length, _digest(file.read(length))))
+    write_atomically(index, b"".join(entries), mode=_MODE)
 
 
 def _generator(*seeds: int) -> np.random.Generator:
