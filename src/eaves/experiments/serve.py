@@ -20,10 +20,12 @@ from eaves.experiments.netconfig import ServeConfig, parse_address
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
 from eaves.network.group import Group, find_group
+from eaves.network.history import History
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Ledger
 from eaves.network.lessons import Lessons, Rounds
 from eaves.network.metrics import Metrics
+from eaves.network.policy import TrainingPolicy
 from eaves.network.server import Limits, Server, Service
 from eaves.network.trainer import Trainer
 from eaves.network.wire import pack_terms
@@ -100,10 +102,15 @@ class _Service:
         if self._method.cloud is None:  # trained elsewhere
             config = replace(config, edges=0)
         self._lessons = _lessons(origin.config, config, group)
-        half = replace(half, lessons=self._lessons)
+        half = replace(half, lessons=self._lessons, policy=_policy(half.policy, config, group))
         self._origin, self._config, self._group = origin, config, group
-        folder = config.out / "checkpoint"
-        self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
+        folder, self._files = config.out / "checkpoint", ExitStack()
+        self.keeper = Keeper(
+            folder,
+            pack_terms(self._terms),
+            every_s=config.checkpoint_s,
+            history=History(config.out / "history", config.history),
+        )
         with ExitStack() as on_error:
             on_error.callback(self.close)
             self.trainer = Trainer(
@@ -116,6 +123,7 @@ class _Service:
                 session=origin.session,
             )
             on_error.pop_all()
+        self._files.callback(self.trainer.contributions.close)
         self.worker = _Worker(self.trainer)
         self._server: Server | None = None
         self._written = False
@@ -144,6 +152,7 @@ class _Service:
     def close(self) -> None:
         """Close what is on disk, when nobody works any more."""
         self.keeper.close()
+        self._files.close()
         if self._lessons is not None:
             self._lessons.close()
 
@@ -210,6 +219,33 @@ def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons |
         seed=train.seed,
     )
     return Lessons(rounds)
+
+
+def _policy(policy: TrainingPolicy, config: ServeConfig, group: Group) -> TrainingPolicy:
+    """Return the policy of the method with what the operator has set.
+
+    Raises:
+        ConfigError: several processes cannot do it.
+    """
+    robust = config.merge > 1 and config.merge_rule not in ("auto", "mean")
+    if group.size > 1 and (robust or config.keep_uploads):
+        option = f"--merge-rule {config.merge_rule}" if robust else "--keep-uploads"
+        raise ConfigError(
+            f"{option} is for one process, which sees the uploads of all edges: start `eaves "
+            "serve` without torchrun"
+        )
+    return replace(
+        policy,
+        total_steps=config.total_steps or 0,
+        final_rate=config.final_rate,
+        merge_rule="mean" if group.size > 1 else config.merge_rule,
+        merge_wait_s=config.merge_wait_s,
+        gradient_times=config.gradient_limit,
+        feature_times=config.feature_limit,
+        strikes=config.quarantine,
+        folder=config.out,
+        keep_bytes=int(config.keep_uploads * _MB),
+    )
 
 
 def _trained(trainer: Trainer, config: ServeConfig) -> bool:

@@ -4,7 +4,7 @@ Dimension key:  B batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Final, final
 
@@ -15,6 +15,7 @@ from eaves.codecs.base import LIMIT_BYTES, Codec, parse_codec
 from eaves.core.roles import CloudLearner, CloudPredictor
 from eaves.errors import PayloadError
 from eaves.network.lessons import Lessons
+from eaves.network.policy import TrainingPolicy
 
 _EXACT: Final = parse_codec("fp32")  # logits are few
 _LARGEST: Final = 1e9  # of a feature: the running variance of a layer is not to overflow for ever
@@ -71,3 +72,5 @@ class Half:
     """Of answers to queries."""
     lessons: Lessons | None = None
     """Where uploads travel once, and are learnt from more often."""
+    policy: TrainingPolicy = field(default_factory=TrainingPolicy)
+    """How long training is, and what one edge may do to it."""

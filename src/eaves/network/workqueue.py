@@ -89,6 +89,11 @@ class WorkQueue:
         with self._changed:
             return self._uploads[0] if self._uploads else None
 
+    def edges(self) -> int:
+        """Return of how many edges uploads wait."""
+        with self._changed:
+            return len({work.line.run.edge for work in self._uploads})
+
     def put_back(self, uploads: list[UploadWork]) -> None:
         """Return uploads that were taken to the front."""
         with self._changed:
