@@ -17,9 +17,11 @@ from eaves.experiments.bundle import write_bundle
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
 from eaves.experiments.netconfig import ServeConfig, parse_address
+from eaves.experiments.restoring import Undo, finish_forgetting, forget, roll_back
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
 from eaves.network.group import Group, find_group
+from eaves.network.half import Half
 from eaves.network.history import History
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Ledger
@@ -59,10 +61,11 @@ def serve(
     credentials: grpc.ServerCredentials | None,
     *,
     stop: threading.Event,
+    undo: Undo | None = None,
 ) -> Iterator[ServeProgress]:
     """Serve until ``stop``, or until all edges have trained if so configured; yield twice a second.
 
-    The last event is yielded after everything is on disk.
+    What is to be undone is undone first. The last event is yielded after everything is on disk.
 
     Raises:
         ConfigError: an address that cannot be had, a method that a cloud cannot serve.
@@ -71,7 +74,7 @@ def serve(
     """
     set_up(config.threads)
     with quick_switching(), closing(find_group()) as group, ExitStack() as stack:
-        service = _Service(origin, config, group)
+        service = _Service(origin, config, group, undo or Undo())
         stack.callback(service.close)
         port = service.start(gate, credentials)
         stack.callback(service.end)
@@ -92,7 +95,7 @@ def serve(
 class _Service:
     """What a service is made of: the half, its trainer and the trainer's thread, the server."""
 
-    def __init__(self, origin: Origin, config: ServeConfig, group: Group):
+    def __init__(self, origin: Origin, config: ServeConfig, group: Group, undo: Undo):
         half, self._method, self._terms = cloud_half(origin, config.device)
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
@@ -113,6 +116,7 @@ class _Service:
         )
         with ExitStack() as on_error:
             on_error.callback(self.close)
+            self._undo(undo, half)
             self.trainer = Trainer(
                 half,
                 self.keeper,
@@ -127,6 +131,27 @@ class _Service:
         self.worker = _Worker(self.trainer)
         self._server: Server | None = None
         self._written = False
+
+    def _undo(self, undo: Undo, half: Half) -> None:
+        """Take back what is to be taken back, before anything is loaded.
+
+        Raises:
+            ConfigError: it cannot be, or not by several processes.
+        """
+        if self._group.size > 1:
+            if undo != Undo():
+                raise ConfigError(
+                    "--rollback and --forget are for one process: start `eaves serve` with them "
+                    "and without torchrun, end it, and start the group"
+                )
+            return
+        finish_forgetting(self._config.out)
+        if undo.rollback is not None:
+            past = roll_back(self._config.out, self.keeper, undo.rollback)
+            _log.info("rolled back", extra={"checkpoint": past.number, "steps": past.steps})
+        if undo.forget is not None:
+            left_out = forget(self._config, self.keeper, half, undo.forget)
+            _log.info("forgot an edge", extra={"edge": undo.forget, "uploads": left_out})
 
     def start(self, gate: Gate, credentials: grpc.ServerCredentials | None) -> int:
         """Listen and work; return the port.

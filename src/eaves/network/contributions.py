@@ -4,14 +4,17 @@ The trainer asks before it learns from an upload, and says what came of it. Scre
 the share of each edge in the schedule, the store of uploads and the journal are behind this.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, final
+from typing import Any, Final, final
 
 from eaves.codecs.contract import Buffer
 from eaves.core.roles import Upload
-from eaves.errors import ConfigError, EavesError, PayloadError, StateError
+from eaves.errors import ConfigError, DivergedError, EavesError, PayloadError, StateError
+from eaves.network.group import Group
 from eaves.network.journal import Journal
+from eaves.network.keeper import Keeper
 from eaves.network.learning import Learning
 from eaves.network.ledger import Run
 from eaves.network.policy import Scale, TrainingPolicy
@@ -19,6 +22,10 @@ from eaves.network.quarantine import Quarantine
 from eaves.network.screening import Screening
 from eaves.network.workqueue import UploadWork
 from eaves.runtime.store import Store
+
+_MOST_ROLLBACKS: Final = 3
+_LONGEST: Final = 300
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -28,15 +35,18 @@ class Contributions:
     Nothing may be contributed before :meth:`restore`.
     """
 
-    def __init__(self, learning: Learning, policy: TrainingPolicy, *, rank: int):
-        self._learning, self._policy, self._rank = learning, policy, rank
+    def __init__(self, learning: Learning, policy: TrainingPolicy, group: Group):
+        self._learning, self._policy, self._group = learning, policy, group
         folder = self._folder = policy.folder
         self._screening = Screening(policy.feature_times, policy.probed)
         self._quarantine = (
             None if folder is None else Quarantine(folder / "quarantine", policy.strikes)
         )
         self._uploads: dict[str, int] = {}
+        self._steps = 0  # that took uploads, since this training began
         self._scales: dict[str, Scale | None] = {}  # of uploads that were opened, not yet learnt
+        self._since_sound: set[str] = set()  # edges learnt from since the weights were seen finite
+        self._rollbacks = 0  # one after the other
         self._journal: Journal | None = None
         self._store: Store | None = None
 
@@ -51,17 +61,19 @@ class Contributions:
             if not isinstance(found, dict):
                 raise TypeError("expected contributions by their names")
             lines, kept = int(found.get("journal", 0)), int(found.get("kept", 0))
+            steps = int(found.get("steps", 0))
             uploads = {str(edge): int(n) for edge, n in found.get("uploads", {}).items()}
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"the checkpoint's contributions are damaged: {error}") from error
         self._screening.restore(found.get("levels", {}))
-        self._uploads = uploads
+        self._uploads, self._steps = uploads, steps
         if self._folder is None:
             return
-        suffix = f"-{self._rank}" if self._rank else ""
+        rank = self._group.rank
+        suffix = f"-{rank}" if rank else ""
         # Only rank 0 knows by the checkpoint how far its journal is.
         path = self._folder / f"journal{suffix}.jsonl"
-        self._journal = Journal(path, lines=0 if self._rank else lines)
+        self._journal = Journal(path, lines=0 if rank else lines)
         if self._policy.keep_bytes:
             self._store = Store(self._folder / "uploads", keep=kept)
 
@@ -104,12 +116,14 @@ class Contributions:
             )
         self._scales[edge] = self._screening.check(edge, upload.features)
 
-    def learnt(self, fresh: Sequence[tuple[UploadWork, Upload]], *, step: int) -> None:
+    def learnt(self, fresh: Sequence[tuple[UploadWork, Upload]]) -> None:
         """Take note of uploads that one step has learnt from."""
+        self._steps += 1
         kept = self._learning.kept()  # with these, the last ones
         places = None if kept is None else iter(range(kept - len(fresh), kept))
         for work, upload in fresh:
             run = work.line.run
+            self._since_sound.add(run.edge)
             self._uploads[run.edge] = self._uploads.get(run.edge, 0) + 1
             self._screening.learnt(run.edge, self._scales.pop(run.edge, None))
             if self._journal is not None:
@@ -119,7 +133,7 @@ class Contributions:
                     **run._asdict(),
                     seq=work.seq,
                     examples=len(upload.labels),
-                    step=step,
+                    step=self._steps,
                     kept=self._keep(work.payload) if places is None else next(places),
                 )
 
@@ -139,6 +153,44 @@ class Contributions:
             return
         if self._quarantine.strike(run.edge, str(error)):
             self.note("quarantined", edge=run.edge, why=str(error))
+
+    def expect_sound(self, keeper: Keeper) -> bool:
+        """Go back to the last checkpoint where the weights are not finite; return whether.
+
+        Uploads that were learnt from since are not in the weights any more, and are not sent again:
+        the journal says so. If they are all of one edge, that edge is set aside.
+
+        Raises:
+            DivergedError: there is no going back: one edge alone trains, or it has come to this
+                several times, one after the other.
+        """
+        try:
+            self._learning.expect_finite()
+        except DivergedError as error:
+            self._recover(keeper, error)
+            return True
+        self._since_sound.clear()
+        self._rollbacks = 0
+        return False
+
+    def _recover(self, keeper: Keeper, error: DivergedError) -> None:
+        keeper.join()
+        kept = keeper.load()
+        hopeless = self._rollbacks >= _MOST_ROLLBACKS or self._group.size > 1
+        if kept is None or kept.cloud is None or hopeless or len(self._uploads) < 2:
+            raise error
+        self._rollbacks += 1
+        self._learning.go_back(kept.cloud)
+        suspects = sorted(self._since_sound)
+        lines = int(kept.contributions.get("journal", 0))
+        self.note("rolled back", lines=lines, why=str(error))
+        _log.error(
+            "weights were not finite: rolled back to the last checkpoint",
+            extra={"edges": ", ".join(suspects)[:_LONGEST]},
+        )
+        if len(suspects) == 1:
+            self.set_aside(suspects[0], "after its uploads the weights were not finite")
+        self._since_sound.clear()
 
     def set_aside(self, edge: str, why: str) -> None:
         """Refuse an edge from now on."""
@@ -162,6 +214,7 @@ class Contributions:
         return {
             "levels": self._screening.facts(),
             "uploads": dict(self._uploads),
+            "steps": self._steps,
             "journal": 0 if self._journal is None else self._journal.lines,
             "kept": 0 if self._store is None else len(self._store),
         }

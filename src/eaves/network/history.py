@@ -31,7 +31,8 @@ class PastState:
     applied: Mapping[str, int]
     """Uploads of each edge that its weights have learnt from."""
     examples: Mapping[str, int]
-    session: str
+    lines: int
+    """Lines of the journal that belong to it."""
 
 
 @final
@@ -78,25 +79,34 @@ class History:
         Raises:
             ConfigError: there is no such checkpoint; the message lists those that there are.
         """
-        states = self.states()
         if which.startswith("before:"):
-            edge = which.removeprefix("before:")
-            if not any(edge in state.applied for state in states):
-                known = sorted({edge for state in states for edge in state.applied})
-                raise ConfigError(
-                    f"{edge!r} has contributed to no checkpoint of {self._folder}; those that "
-                    f"have: {', '.join(known) or 'none'}"
-                )
-            found = [state for state in states if not state.applied.get(edge)]
-        else:
-            found = [state for state in states if str(state.number) == which]
+            return self.before(which.removeprefix("before:"))[-1]
+        states = self.states()
+        found = [state for state in states if str(state.number) == which]
         if not found:
             numbers = ", ".join(str(state.number) for state in states) or "none"
             raise ConfigError(
                 f"expected --rollback list, a number, or before:EDGE, got {which!r}; the "
                 f"checkpoints in {self._folder} are: {numbers}"
             )
-        return found[-1]
+        return found[0]
+
+    def before(self, edge: str) -> list[PastState]:
+        """Return the checkpoints that have learnt nothing from an edge, the oldest first.
+
+        Raises:
+            ConfigError: none has learnt from such an edge, or all have.
+        """
+        states = self.states()
+        if not any(edge in state.applied for state in states):
+            known = sorted({edge for state in states for edge in state.applied})
+            raise ConfigError(
+                f"no checkpoint of {self._folder} has learnt from an edge called {edge!r}; "
+                f"they have from: {', '.join(known) or 'none'}"
+            )
+        if not (found := [state for state in states if not state.applied.get(edge)]):
+            raise ConfigError(f"all checkpoints of {self._folder} have learnt from {edge}")
+        return found
 
     def forget(self, edge: str) -> None:
         """Remove all checkpoints that an edge has contributed to."""
@@ -161,7 +171,7 @@ def _read(number: int, folder: Path) -> PastState:
             steps=int(index["states"].get("cloud", {"facts": {}})["facts"].get("steps", 0)),
             applied=applied,
             examples=examples,
-            session=str(facts["session"]),
+            lines=int(facts.get("contributions", {}).get("journal", 0)),
         )
     except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise StateError(

@@ -9,8 +9,8 @@ ahead after a crash: the lines beyond are then marked as void (event ``restarted
 send those uploads again. A last line that was cut by the crash is removed.
 
 Events: ``begun``, ``restarted`` (``void_from``), ``learnt`` (edge, run, seq, examples, step,
-sha256, and ``kept``, its place in the store), ``refused``, ``quarantined``, ``rolled back``
-(``steps``), ``forgot`` (edge).
+sha256, and ``kept``, its place in the store), ``refused``, ``quarantined``, ``rolled back`` (to
+the weights after so many ``lines``), ``forgot`` (edge).
 """
 
 import hashlib
@@ -135,22 +135,34 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def learnt(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the uploads that the weights have seen, in order: void and forgotten ones left out.
+    """Return the uploads that were learnt from, in order: void and forgotten ones left out.
 
-    ``kept`` is the place of each in the store as it is now; None where it was not kept.
+    ``kept`` is the place of each in the store as it is now; None where it was not kept. ``undone``
+    says that the weights went back to a state before it.
     """
     found: list[dict[str, Any]] = []
-    for record in records:
+    for record in _valid(list(records)):
         if record["event"] == "learnt":
-            found.append(dict(record))
-        elif record["event"] == "restarted":
-            found = [one for one in found if one["n"] < record["void_from"]]
+            found.append(dict(record, undone=False))
+        elif record["event"] == "rolled back":
+            for one in found:
+                one["undone"] |= one["n"] > record["lines"]
         elif record["event"] == "forgot":
             found = [one for one in found if one["edge"] != record["edge"]]
             place = 0
             for one in found:  # the store was written without it
                 if one["kept"] is not None:
                     one["kept"], place = place, place + 1
+    return found
+
+
+def _valid(records: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines without those that a crash has made void."""
+    found: list[Mapping[str, Any]] = []
+    for record in records:
+        if record["event"] == "restarted":
+            found = [one for one in found if one["n"] < record["void_from"]]
+        found.append(record)
     return found
 
 

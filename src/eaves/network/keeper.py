@@ -58,7 +58,7 @@ class Keeper:
     """
 
     def __init__(self, folder: Path, terms: str, *, every_s: float, history: History | None = None):
-        self._folder, self._terms, self._every_s = folder, terms, every_s
+        self._folder, self.terms, self._every_s = folder, terms, every_s
         self._history = history
         self.before: Callable[[], None] = lambda: None
         """Called before each checkpoint: what it refers to has to be on the disk first."""
@@ -68,20 +68,21 @@ class Keeper:
         self._began_at = self._not_before = monotonic()
         self._due_at = monotonic() + every_s
 
-    def load(self) -> Kept | None:
-        """Return the last checkpoint; None where there is none.
+    def load(self, folder: Path | None = None) -> Kept | None:
+        """Return the last checkpoint, or the one in ``folder``; None where there is none.
 
         Raises:
             StateError: it is damaged, or of another net, cut or method.
         """
-        found = load_checkpoint(self._folder)
+        folder = folder or self._folder
+        found = load_checkpoint(folder)
         if found is None:
             return None
         states, facts = found
-        if not isinstance(facts, dict) or facts.get("terms") != self._terms:
+        if not isinstance(facts, dict) or facts.get("terms") != self.terms:
             terms = facts.get("terms") if isinstance(facts, dict) else None
             raise StateError(
-                f"the checkpoint in {self._folder} is of another training ({terms}); "
+                f"the checkpoint in {folder} is of another training ({terms}); "
                 "choose another --out, or remove it to start anew"
             )
         try:
@@ -98,7 +99,7 @@ class Keeper:
                 contributions=facts.get("contributions", {}),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise StateError(f"the checkpoint in {self._folder} is damaged: {error!r}") from error
+            raise StateError(f"the checkpoint in {folder} is damaged: {error!r}") from error
 
     def save(self, kept: Kept) -> None:
         """Write a checkpoint now.
@@ -107,7 +108,7 @@ class Keeper:
             StorageError: the disk is full or refuses; the last checkpoint is intact.
         """
         facts: dict[str, Any] = {
-            "terms": self._terms,
+            "terms": self.terms,
             "saved_at": round(time(), 3),
             "contributions": kept.contributions,
             "session": kept.session,

@@ -220,6 +220,11 @@ class Learning:
         if self._lessons is not None:
             self._lessons.open(facts.get("lessons"))
 
+    def go_back(self, state: State) -> None:
+        """Go back to a state that was; what is kept to be learnt from again stays."""
+        kept = {} if self._lessons is None else {"lessons": self._lessons.facts()}
+        self.load_state(replace(state, facts={**state.facts, **kept}))
+
     def expect_finite(self) -> None:
         """Raise a :class:`DivergedError` where the weights are no longer finite."""
         tensors = self._part.modules.state_dict().values() if self._part else ()

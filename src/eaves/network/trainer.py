@@ -69,7 +69,7 @@ class Trainer:
         self.work, self.counts, self.session = WorkQueue(), Counts(), session
         self._learning = Learning(half, group)
         self.figures = self._learning.figures
-        self.contributions = Contributions(self._learning, half.policy, rank=group.rank)
+        self.contributions = Contributions(self._learning, half.policy, group)
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
         self._intake = Intake(self.work, self._register, half.policy, merge)
@@ -166,7 +166,8 @@ class Trainer:
         with closing(self._opener):
             busy, again = True, False
             while True:
-                self.work.wait(0.0 if again else self._patience_s(busy=busy))
+                none = again or self._stopping.is_set()
+                self.work.wait(0.0 if none else _patience_s(self._group, busy=busy))
                 self._answers.give(self.work.take_queries(self._answers.most))
                 uploads = self._intake.take(stopping=self._stopping.is_set())
                 turns = self._take_turns(len(uploads))
@@ -183,13 +184,6 @@ class Trainer:
         self._checkpoints.join()
         self._checkpoints.hand_in()
         self._checkpoints.last(self._kept())
-
-    def _patience_s(self, *, busy: bool) -> float:
-        if self._stopping.is_set():
-            return 0.0
-        if self._group.size == 1:
-            return _POLL_S
-        return _BUSY_TURN_S if busy else _IDLE_TURN_S
 
     def _take_turns(self, uploads: int) -> list[Turn]:
         turn = Turn(
@@ -219,7 +213,7 @@ class Trainer:
         self.counts.step_s += perf_counter() - started
         self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
         self._learning.keep(work.payload for work, _ in fresh)
-        self.contributions.learnt(fresh, step=self.counts.steps)
+        self.contributions.learnt(fresh)
         for work, upload in fresh:
             self._register.apply(work, samples=len(upload.labels), reply=content)
             self.counts.uploads += 1
@@ -253,8 +247,7 @@ class Trainer:
         Raises:
             DivergedError: it is not the upload's fault: the weights are no longer finite.
         """
-        self._learning.expect_finite()
-        if len(uploads) > 1:
+        if self.contributions.expect_sound(self._keeper) or len(uploads) > 1:
             self._intake.alone(uploads)
             return
         why = f"upload {uploads[0].seq} cannot be learnt from: {error}"
@@ -287,7 +280,7 @@ class Trainer:
             self.work.wake()
 
     def _kept(self) -> Kept:
-        self._learning.expect_finite()
+        self.contributions.expect_sound(self._keeper)
         return Kept(
             session=self.session,
             total_steps=self._learning.total_steps,
@@ -296,3 +289,9 @@ class Trainer:
             replies=self._register.replies(),
             contributions=self.contributions.facts(),
         )
+
+
+def _patience_s(group: Group, *, busy: bool) -> float:
+    if group.size == 1:
+        return _POLL_S
+    return _BUSY_TURN_S if busy else _IDLE_TURN_S

@@ -72,9 +72,13 @@ class Store:
 
     def read(self, i: int) -> Upload:
         """Return the i-th upload, decoded; raises :class:`PayloadError` where it is damaged."""
+        return Upload(*unpack_upload(self.payload(i)))
+
+    def payload(self, i: int) -> bytes:
+        """Return the i-th payload as it was appended."""
         start = self._ends[i - 1] if i else 0
         self._data.flush()
-        return Upload(*unpack_upload(os.pread(self._data.fileno(), self._ends[i] - start, start)))
+        return os.pread(self._data.fileno(), self._ends[i] - start, start)
 
     def epoch(self, *, seed: int, epoch: int, steps: int, start: int = 0) -> Iterator[Upload]:
         """Yield batches ``start`` to ``steps`` of one epoch, mixed anew by (seed, epoch).
