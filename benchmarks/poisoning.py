@@ -157,7 +157,7 @@ def run(dataset: Dataset, trial: Trial) -> float:
     policy = TrainingPolicy(
         run_uploads=steps,
         merge_rule="mean" if trial.rule == "single" else trial.rule,
-        gradient_times=10.0 if trial.limits else 0.0,
+        gradient_times=20.0 if trial.limits else 0.0,
         feature_times=10.0 if trial.limits else 0.0,
         probed=probed_scale(methods[0], dataset.interface),
     )

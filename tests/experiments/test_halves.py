@@ -349,8 +349,8 @@ def test_the_known_size_of_a_data_set_is_that_of_the_data(data: str) -> None:
 
 @pytest.mark.parametrize("method", ["hierarchical", "split", "priphit"])
 def test_a_cloud_probes_how_large_features_are(method: str) -> None:
-    private = {"data": "digits:parity", "privacy": HIDING} if method == "priphit" else {}
-    config = TrainConfig(method=method, **private)
+    private: dict[str, Any] = {"data": "digits:parity", "privacy": HIDING}
+    config = TrainConfig(method=method, **(private if method == "priphit" else {}))
     half, *_ = cloud_half(Origin(config=config), "cpu")
     again, *_ = cloud_half(Origin(config=config), "cpu")
     assert half.policy.probed is not None
@@ -365,5 +365,6 @@ def test_a_cloud_probes_how_large_features_are(method: str) -> None:
 
 
 def test_bytes_need_no_probe() -> None:
-    half, *_ = cloud_half(Origin(config=TrainConfig(method="full-cloud")), "cpu")
+    config = TrainConfig(method="full-cloud", data="cifar10")
+    half, *_ = cloud_half(Origin(config=config), "cpu")
     assert half.policy.probed is None

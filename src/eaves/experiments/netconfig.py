@@ -65,7 +65,7 @@ class ServeConfig:
     """Seconds that a step which merges robustly waits for uploads of edges that are connected."""
     feature_limit: float = 10.0
     """Refuse uploads with features more than this many times larger than usual; 0: never."""
-    gradient_limit: float = 10.0
+    gradient_limit: float = 20.0
     """Clip gradients at this many times their usual norm; 0: never."""
     quarantine: int = 3
     """Set an edge aside after so many refused uploads, until it is released; 0: never."""

@@ -83,14 +83,7 @@ def forget(config: ServeConfig, keeper: Keeper, half: Half, edge: str) -> int:
     now = _loaded(keeper, out)
     records = [r for r in read_journal(out / "journal.jsonl") if r["n"] <= _lines(now)]
     uploads = learnt(records)
-    undone = [one["n"] for one in uploads if one["undone"]]
-    # The first is from before all uploads, so that one at least has nothing that was undone.
-    sound = [
-        past
-        for past in History(out / "history", 0).before(edge)
-        if not any(n <= past.lines for n in undone)
-    ]
-    then = keeper.load(sound[-1].folder)
+    then = keeper.load(_before(out, edge, uploads).folder)
     assert then is not None  # it was found
     later = [one for one in uploads if one["n"] > _lines(then) and not one["undone"]]
     others = [one for one in later if one["edge"] != edge]
@@ -122,6 +115,16 @@ def forget(config: ServeConfig, keeper: Keeper, half: Half, edge: str) -> int:
     write_atomically(draft / _READY, json.dumps({"edge": edge}).encode())
     finish_forgetting(out)
     return len(later) - len(others)
+
+
+def _before(out: Path, edge: str, uploads: list[dict[str, Any]]) -> PastState:
+    """Return the last state without an edge, in which nothing is that was undone later.
+
+    The first is from before all uploads, so there is one.
+    """
+    undone = [one["n"] for one in uploads if one["undone"]]
+    states = History(out / "history", 0).before(edge)
+    return [past for past in states if not any(n <= past.lines for n in undone)][-1]
 
 
 def finish_forgetting(out: Path) -> None:
