@@ -25,12 +25,27 @@ class Serve:
     """TOML file with the same keys as the flags below; flags and environment win."""
     json: bool = False
     """Print what was done as a line of JSON, and no table."""
+    rollback: str | None = None
+    """list: show the checkpoints of the history, and end. A number of that list, or before:EDGE:
+    begin with the weights of then, and serve. Edges keep their accounts, and go on."""
+    forget: str | None = None
+    """Name of an edge: train again, from before its first upload, on the uploads of all others that
+    were kept (--keep-uploads), set the edge aside, and serve."""
+    release: str | None = None
+    """list: show the edges in quarantine, and end. The name of an edge: release it, and end; the
+    cloud may be running."""
 
     def run(self) -> int:
         """Serve until a signal, print, and return the exit code."""
-        from eaves.report.serving import show_serve
+        from eaves.experiments.restoring import Undo
+        from eaves.report.serving import show_history, show_released, show_serve
 
-        return show_serve(self.source, self.settings, as_json=self.json)
+        if self.release is not None:
+            return show_released(self.settings.out, self.release, as_json=self.json)
+        if self.rollback == "list":
+            return show_history(self.settings.out, as_json=self.json)
+        undo = Undo(rollback=self.rollback, forget=self.forget)
+        return show_serve(self.source, self.settings, undo, as_json=self.json)
 
 
 @final

@@ -11,13 +11,23 @@ from torch import Tensor
 
 from eaves.core.roles import Upload
 from eaves.data.batches import batches
+from eaves.data.load import known_examples, load_dataset
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import build_job
 from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin, write_untrained
+from eaves.experiments.halves import (
+    Origin,
+    cloud_half,
+    edge_job,
+    open_origin,
+    run_uploads,
+    write_untrained,
+)
+from eaves.experiments.phases import edge_phases
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
+from eaves.network.screening import scale_of
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)
 
@@ -266,3 +276,95 @@ def test_two_untrained_bundles_are_two_trainings(tmp_path: Path) -> None:
     write_untrained(TINY, tmp_path / "b")
     assert open_origin(tmp_path / "a").session != open_origin(tmp_path / "b").session
     assert open_origin(tmp_path / "a").accuracy is None
+
+
+# How long a cloud trains, and how large features are, as far as it can know
+
+
+@pytest.mark.parametrize(
+    ("config", "uploads"),
+    [
+        (TrainConfig(), 110),  # digits: 11 batches of 128, 10 epochs
+        (TrainConfig(data="cifar10", epochs=2), 780),
+        (TrainConfig(data="images:mine", train_samples=64, batch_size=16, epochs=3), 12),
+        (TrainConfig(data="images:mine"), 0),
+        (TrainConfig(method="full-edge"), 0),
+    ],
+)
+def test_a_cloud_knows_the_uploads_of_a_run_where_it_knows_the_data(
+    config: TrainConfig, uploads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EAVES_DATA", raising=False)
+    assert run_uploads(Origin(config=config)) == uploads
+
+
+def test_a_bundle_says_how_many_examples_there_are(tmp_path: Path) -> None:
+    config = TrainConfig(train_samples=100, batch_size=10, epochs=2)
+    write_untrained(config, tmp_path / "bundle")
+    origin = open_origin(tmp_path / "bundle")
+    assert origin.train_examples == 100
+    unnamed = replace(origin, config=replace(config, data="images:mine", train_samples=None))
+    assert run_uploads(unnamed) == 20
+    path = tmp_path / "bundle" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    for wrong in ("many", 0, -1, True):
+        path.write_text(json.dumps({**manifest, "train_examples": wrong}))
+        with pytest.raises(StateError, match="manifest"):
+            open_origin(tmp_path / "bundle")
+
+
+HIDING = PrivacyConfig(private="high")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_steps": 7},
+        {"send": "once"},
+        {"send": "once", "copies": 2, "cloud_epochs": 3},
+        {"send": "once", "cloud_epochs": 1, "max_steps": 5},
+        {"method": "full-cloud", "send": "once"},
+        {"method": "split"},
+        {"method": "priphit", "data": "digits:parity", "privacy": HIDING},
+        {
+            "method": "nopeek",
+            "data": "digits:parity",
+            "privacy": HIDING,
+            "send": "every-epoch",
+            "cloud_epochs": 3,
+        },
+    ],
+)
+def test_a_cloud_counts_the_uploads_that_an_edge_makes(changes: dict[str, Any]) -> None:
+    config = TrainConfig(**{"epochs": 2, **changes})
+    job, _ = edge_job(Origin(config=config))
+    assert run_uploads(Origin(config=config)) == edge_phases(job)[-1].steps
+
+
+@pytest.mark.parametrize("data", ["digits", "digits:parity"])
+def test_the_known_size_of_a_data_set_is_that_of_the_data(data: str) -> None:
+    assert known_examples(data, root=None) == len(load_dataset(data, root=None).train)
+
+
+@pytest.mark.parametrize("method", ["hierarchical", "split", "priphit"])
+def test_a_cloud_probes_how_large_features_are(method: str) -> None:
+    private: dict[str, Any] = {"data": "digits:parity", "privacy": HIDING}
+    config = TrainConfig(method=method, **(private if method == "priphit" else {}))
+    half, *_ = cloud_half(Origin(config=config), "cpu")
+    again, *_ = cloud_half(Origin(config=config), "cpu")
+    assert half.policy.probed is not None
+    assert 0 < half.policy.probed.rms < half.policy.probed.peak < 1e3
+    if method != "priphit":  # which adds noise from a secret key
+        assert again.policy == half.policy
+    job, _ = edge_job(Origin(config=config))
+    *_, sends = edge_phases(job)
+    upload, _ = sends.edge.step(next(iter(sends.batches(job))))
+    assert upload is not None
+    assert scale_of(upload.features).rms < 100 * half.policy.probed.rms
+
+
+def test_bytes_need_no_probe() -> None:
+    config = TrainConfig(method="full-cloud", data="cifar10")
+    half, *_ = cloud_half(Origin(config=config), "cpu")
+    assert half.policy.probed is None

@@ -30,6 +30,7 @@ from eaves.network.group import Alone, Group, find_group
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Account, Run
+from eaves.network.policy import TrainingPolicy
 from eaves.network.trainer import Trainer
 from eaves.network.workqueue import Line, Receipt, UploadWork
 
@@ -77,7 +78,13 @@ def half(trial: str, seed: int) -> Half:
     part = Optimised({"cloud": layers}, OneCycle(total_steps=1, lr=0.1), CPU)
     accepts = Accepts(feature_shape=(3,), dtype=torch.float32, classes=4)
     learner, predictor = Classifier(part), CloudAnswers(layers, CPU)
-    return Half(learner=learner, predictor=predictor, accepts=accepts, reply_codec=FP32)
+    return Half(
+        learner=learner,
+        predictor=predictor,
+        accepts=accepts,
+        reply_codec=FP32,
+        policy=TrainingPolicy(run_uploads=STEPS),
+    )
 
 
 def upload(rank: int, seq: int) -> Upload:
@@ -224,11 +231,15 @@ def alone(trial: str, steps: list[Upload]) -> dict[str, Tensor]:
     part = made.learner.part
     assert part is not None
     part.schedule = part.schedule.over(STEPS)
-    for step in steps:
+    taken = 0
+    for step, uploads in zip(steps, UPLOADS, strict=True):
         made.learner.step(step)
+        taken += uploads
+        part.steps = taken // 2  # two processes: a step of the schedule is two uploads
     return tensors_of(made)
 
 
+UPLOADS = [2, 2, 1, 1, 1]  # in each of the steps
 ALL = [joined(upload(0, seq), upload(1, seq)) for seq in (1, 2)]
 ALL += [upload(0, seq) for seq in (3, 4, 5)]
 
@@ -361,7 +372,8 @@ def test_one_process_needs_no_group() -> None:
     part = made.learner.part
     assert part is not None
     group.join(part)
-    group.share(3)
+    group.share(3, 1)
+    assert group.taken() == 1
     group.close()
     assert part.averaging is None
 

@@ -27,6 +27,7 @@ from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Run
 from eaves.network.lessons import Lessons, Rounds
+from eaves.network.policy import TrainingPolicy
 from eaves.network.refusals import FATAL, code_of
 from eaves.network.trainer import Trainer
 from eaves.network.workqueue import Line, Receipt, UploadWork
@@ -232,6 +233,7 @@ def cloud(
             accepts=Accepts(feature_shape=(3,), dtype=torch.float32, classes=4),
             reply_codec=FP32,
             lessons=lessons,
+            policy=TrainingPolicy(run_uploads=UPLOADS),
         )
         with closing(Keeper(folder / "checkpoint", "{}", every_s=every_s)) as keeper:
             yield Trainer(half, keeper, Alone(), edges=edges)

@@ -42,6 +42,7 @@ from eaves.network.group import Alone
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Run
+from eaves.network.policy import TrainingPolicy
 from eaves.network.refusals import FATAL, OutOfOrderError, code_of
 from eaves.network.trainer import Trainer
 from eaves.network.workqueue import Line, QueryWork, Receipt, UploadWork
@@ -128,7 +129,10 @@ def net(dropout: float = 0.3) -> nn.Module:
 
 
 def half(
-    net: nn.Module, kind: Callable[[Optimised], CloudLearner] = Classifier, codec: str = "fp32"
+    net: nn.Module,
+    kind: Callable[[Optimised], CloudLearner] = Classifier,
+    codec: str = "fp32",
+    **policy: Any,
 ) -> Half:
     torch.manual_seed(2)  # dropout's
     part = Optimised({"cloud": net}, OneCycle(total_steps=1, lr=0.1), CPU)
@@ -137,6 +141,7 @@ def half(
         predictor=CloudAnswers(net, CPU),
         accepts=Accepts(feature_shape=(3,), dtype=torch.float32, classes=4),
         reply_codec=parse_codec(codec),
+        policy=TrainingPolicy(**{"run_uploads": STEPS, "merge_rule": "mean", **policy}),
     )
 
 
@@ -191,14 +196,22 @@ def joined(*uploads: Upload) -> Upload:
     return Upload(torch.cat([x.features for x in uploads]), torch.cat([x.labels for x in uploads]))
 
 
-def plain(uploads: list[Upload], total_steps: int = STEPS, dropout: float = 0.3) -> State:
-    """Return what a learner is after these uploads, without a cloud around it."""
+def plain(
+    uploads: list[Upload], total_steps: int = STEPS, dropout: float = 0.3, at_once: int = 1
+) -> State:
+    """Return what a learner is after these uploads, without a cloud around it.
+
+    A step of the schedule takes ``at_once`` uploads of 5 examples.
+    """
     made = half(net(dropout))
     part = made.learner.part
     assert part is not None
     part.schedule = part.schedule.over(total_steps)
+    taken = 0
     for one in uploads:
         made.learner.step(one)
+        taken += len(one.labels)
+        part.steps = taken // (5 * at_once)
     return state_of(made)
 
 
@@ -393,7 +406,7 @@ def test_a_bad_upload_is_refused_with_words_and_harms_nobody(
     together = [joined(*[upload(1)] * 3)] if merge == 3 else [upload(1)] * 3
     pair = [upload(2)] * 2 if merge == 1 or kind == BLAMED else [joined(upload(2), upload(2))]
     total_steps = STEPS * 3 // merge
-    expect_equal(state_of(made), plain(together + pair, total_steps, dropout=0.0))
+    expect_equal(state_of(made), plain(together + pair, total_steps, 0.0, at_once=merge))
 
 
 def test_one_example_alone_is_refused_by_batchnorm_with_its_words(tmp_path: Path) -> None:
@@ -418,7 +431,7 @@ def test_who_is_to_blame_is_found_among_several_and_merging_goes_on(tmp_path: Pa
     assert [len(lines[edge].errors) for edge in names] == [0, 1, 0, 1]
     assert (trainer.counts.refused, trainer.counts.steps, trainer.counts.step_uploads) == (2, 3, 2)
     uploads = [upload(1), upload(1), joined(upload(2), upload(2))]
-    expect_equal(state_of(made), plain(uploads, STEPS, dropout=0.0))
+    expect_equal(state_of(made), plain(uploads, STEPS, dropout=0.0, at_once=4))
 
 
 @final
@@ -534,7 +547,7 @@ def test_uploads_of_several_edges_are_one_step_if_so_wanted(tmp_path: Path) -> N
         do_all(trainer)
     # c has its turn before a and b have another.
     steps = [joined(upload(1), upload(1)), joined(upload(1), upload(2)), upload(2)]
-    expect_equal(state_of(made), plain(steps, STEPS * 3 // 2))
+    expect_equal(state_of(made), plain(steps, STEPS * 3 // 2, at_once=2))
     assert [line.last for line in (a, b, c)] == [(2, 2), (2, 2), (1, 1)]
     assert (trainer.counts.steps, trainer.counts.uploads) == (3, 5)
 
@@ -549,9 +562,8 @@ def test_the_schedule_is_as_long_as_the_steps_of_all_edges(
     part = made.learner.part
     assert part is not None
     with cloud(tmp_path, made, edges=edges, merge=merge) as trainer:
-        entered(trainer, Ear("a"))
         assert part.schedule == OneCycle(total_steps=length, lr=0.1)
-        entered(trainer, Ear("b"), steps=1000)  # the first has said how long it is
+        entered(trainer, Ear("b"), steps=1)  # which changes nothing
         assert part.schedule == OneCycle(total_steps=length, lr=0.1)
         do_all(trainer)
     again = half(net())
@@ -643,7 +655,7 @@ def test_an_edge_whose_memory_is_half_full_does_not_wait_for_its_checkpoint(
     tmp_path: Path, disk: Disk
 ) -> None:
     size = len(packed(upload(1)))
-    with cloud(tmp_path) as trainer, running(trainer):
+    with cloud(tmp_path, half(net(), run_uploads=7)) as trainer, running(trainer):
         line = entered(trainer, Ear(), memory=6 * size)
         for seq in (1, 2, 3):  # half of six
             put(trainer, line, seq, seq - 1)

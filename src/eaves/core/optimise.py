@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import cos, isfinite, pi
+from math import cos, isfinite, pi, sqrt
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from eaves.core.draws import Draws
+from eaves.core.levels import GradientClip
 from eaves.core.state import State
 from eaves.errors import ConfigError, DivergedError, StateError
 
@@ -54,6 +55,50 @@ class Steady(Schedule):
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Unending(Schedule):
+    """The rate rises to ``lr`` linearly, then falls as the inverse square root of the step.
+
+    For training of which no one knows how long it will be: it needs no end.
+
+    Source: Vaswani et al., *Attention Is All You Need* (2017), section 5.3.
+    """
+
+    rising: int = 100
+
+    @classmethod
+    def like(cls, other: Schedule) -> "Unending":
+        """Return such a schedule with the optimiser and the highest rate of another."""
+        return cls(
+            lr=other.lr,
+            optimiser=other.optimiser,
+            momentum=other.momentum,
+            weight_decay=other.weight_decay,
+            precision=other.precision,
+        )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step`` (from 0).
+
+        >>> [round(Unending(lr=0.8, rising=4).rate(i), 2) for i in (0, 3, 15, 63)]
+        [0.2, 0.8, 0.4, 0.2]
+        """
+        number = step + 1
+        return self.lr * min(number / self.rising, sqrt(self.rising / number))
+
+    def over(self, total_steps: int) -> "OneCycle":
+        """Return the schedule for training that has an end after all."""
+        return OneCycle(
+            total_steps=total_steps,
+            lr=self.lr,
+            optimiser=self.optimiser,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
     """The rate rises to ``lr`` linearly, then falls to 0 as a cosine.
 
@@ -62,9 +107,11 @@ class OneCycle(Schedule):
 
     total_steps: int
     warmup: float = 0.25
+    floor: float = 0.0
+    """Lowest rate once the end is reached, as a share of ``lr``."""
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of ``step`` (from 0); past the end it stays at its last value.
+        """Return the learning rate of ``step`` (from 0); past the end it is that of ``floor``.
 
         >>> schedule = OneCycle(total_steps=8, lr=0.8)
         >>> [round(schedule.rate(i), 2) for i in range(8)]
@@ -73,6 +120,8 @@ class OneCycle(Schedule):
         rising = max(1, round(self.warmup * self.total_steps))
         if step < rising:
             return self.lr * (step + 1) / rising
+        if step >= self.total_steps:
+            return self.lr * self.floor
         falling = max(1, self.total_steps - rising)
         return self.lr * (1 + cos(pi * min(1.0, (step + 1 - rising) / falling))) / 2
 
@@ -159,6 +208,8 @@ class Optimised:
         """Set where other processes train the same weights."""
         self.torn, self._updating = False, False
         """``torn``: a step has changed some of the weights, and failed."""
+        self.clip: GradientClip | None = None
+        """Set where an upload may be an outlier."""
         self._draws = Draws(device)
         self._optimiser = _optimiser(self.modules, schedule)
 
@@ -219,9 +270,19 @@ class Optimised:
         torch.autograd.backward(loss, gradient)
 
     def update(self) -> None:
-        """Change the weights by their gradients, at the rate of this step of the schedule."""
+        """Change the weights by their gradients, at the rate of this step of the schedule.
+
+        Raises:
+            DivergedError: there is a ``clip``, and the gradient is not finite.
+        """
         if self.averaging is not None and not self.averaging.average(self.modules):
             return
+        if self.clip is not None and not self.clip.apply(self.modules.parameters()):
+            if self.averaging is not None:
+                return  # all processes see the same, and none makes the step
+            raise DivergedError(
+                f"the gradient is not finite at step {self.steps}; no weight was changed"
+            )
         for group in self._optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.steps)
         self._updating = True

@@ -23,6 +23,8 @@ class Entry:
     description: str
     terms: str
     source: str
+    train_examples: int | None = None
+    """How many every copy of the set has to train on; None: copies differ."""
     option: str = ""
     """What may follow a colon in the name; empty where nothing may."""
     private: str = ""
@@ -39,6 +41,7 @@ DATASETS: dict[str, Entry] = {
         missing=None,
         description="1,797 handwritten digits, 8 x 8, grey, 10 classes; comes with scikit-learn",
         terms="CC BY 4.0",
+        train_examples=1437,
         source="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998)",
         option=f"TASK ({' or '.join(digits.ATTRIBUTES)})",
         private=f"{' or '.join(digits.ATTRIBUTES)}, where the other is the task",
@@ -49,6 +52,7 @@ DATASETS: dict[str, Entry] = {
         missing=cifar.missing,
         description="60,000 small photographs, 32 x 32, colour, 10 classes (binary version)",
         terms="no licence is stated; its authors ask to be cited",
+        train_examples=50_000,
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009)",
         can_download=True,
     ),
@@ -205,6 +209,23 @@ def interface_of(name: str, *, image_size: int | None = None) -> Interface:
             "and start from it here"
         )
     return entry.interface(Request(option=option, image_size=image_size))
+
+
+def known_examples(name: str, *, root: Path | None) -> int | None:
+    """Return how many training examples a data set has; None where that is not known here.
+
+    It is known of sets that are the same everywhere, and of those that are on this machine.
+
+    >>> known_examples("cifar10", root=None)
+    50000
+    """
+    _, entry, _ = _entry(name)
+    if entry.train_examples is not None:
+        return entry.train_examples
+    try:
+        return len(load_dataset(name, root=root).train)
+    except (ConfigError, DataError):
+        return None
 
 
 def dataset_table(root: Path | None) -> list[DatasetRow]:

@@ -316,6 +316,15 @@ def _steps(config: TrainConfig, epoch: int) -> Steps:
     )
 
 
+def uploads_of(config: TrainConfig, train_examples: int) -> int:
+    """Return how many uploads one edge with so many training examples makes in a run."""
+    steps = _steps(config, steps_per_epoch(train_examples, config.batch_size))
+    if not config.sends_once:
+        return steps.cloud
+    copies = 1 if config.method == "full-cloud" else config.copies
+    return min(copies * steps.epoch, steps.cloud)
+
+
 def _capped(config: TrainConfig, steps: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from eaves.core.net import output_shape
 from eaves.core.roles import Upload
-from eaves.data.load import interface_of
+from eaves.data.load import interface_of, known_examples
 from eaves.data.source import Interface
 from eaves.errors import ConfigError, StateError
-from eaves.experiments.build import Job, build_job, build_method, wire_of
+from eaves.experiments.build import Job, build_job, build_method, uploads_of, wire_of
 from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
 from eaves.experiments.config import TrainConfig, load_config
 from eaves.experiments.phases import AugmentedInputs
@@ -23,9 +23,12 @@ from eaves.experiments.settings import from_values
 from eaves.methods.setup import AnswersOnly, Method
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import new_session
+from eaves.network.policy import Scale, TrainingPolicy
+from eaves.network.screening import scale_of
 from eaves.network.wire import Terms
 
 _QUERY_BATCH: Final = 256  # that an edge measures its accuracy with
+_PROBES: Final = 8
 
 
 @final
@@ -41,6 +44,8 @@ class Origin:
     """What the bundle's halves had when it was written; None before training."""
     augment: str = "auto"
     """What suits the data, as an untrained bundle says."""
+    train_examples: int | None = None
+    """How many the edge's data has, as an untrained bundle says."""
 
 
 def open_origin(path: Path) -> Origin:
@@ -63,10 +68,17 @@ def open_origin(path: Path) -> Origin:
                 bundle=folder,
                 accuracy=manifest["accuracy"],
                 augment=str(manifest.get("augment", "auto")),
+                train_examples=_count(manifest.get("train_examples")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the manifest of {folder} is damaged: {error!r}") from error
     return Origin(config=load_config(path))
+
+
+def _count(found: object) -> int | None:
+    if found is not None and not (type(found) is int and found > 0):
+        raise ValueError(f"expected a number of examples, got {found!r}")
+    return found
 
 
 def _interface(shape: object, classes: object) -> Interface:
@@ -117,6 +129,7 @@ def cloud_half(
         codec=wire_of(config).codec.name,
     )
     learner = method.cloud or AnswersOnly()
+    policy = TrainingPolicy(run_uploads=run_uploads(origin), probed=probed_scale(method, interface))
     if config.sends_once and config.method == "full-cloud":
         learner = AugmentedInputs(learner, _augment(origin), config.seed)
     half = Half(
@@ -124,6 +137,7 @@ def cloud_half(
         predictor=method.cloud_predictor,
         accepts=accepts,
         reply_codec=wire_of(config).reply_codec,
+        policy=policy,
     )
     if config.mixes and config.mixing.cloud_ends is not None:  # answers are features, no logits
         half = replace(half, answer_codec=half.reply_codec)
@@ -147,6 +161,39 @@ def _settled(config: TrainConfig, interface: Interface, folder: Path | None) -> 
         return partial(cloud.step, Upload(torch.zeros(size, *shape, dtype=kind), labels_B))
 
     return settled(config, step, folder=folder)[0]
+
+
+def run_uploads(origin: Origin) -> int:
+    """Return how many uploads one edge makes in a run, as far as a cloud knows the data; else 0.
+
+    It knows the size by the configuration, by the bundle, by the name of the data set, or because
+    the data are on its own machine.
+    """
+    config = origin.config
+    if config.method == "full-edge" or config.in_one_place:
+        return 0
+    known = config.train_samples or origin.train_examples
+    known = known or known_examples(config.data, root=config.data_root)
+    return uploads_of(config, known) if known else 0
+
+
+def probed_scale(method: Method, interface: Interface) -> Scale | None:
+    """Return how large the features are of an edge part that has not learnt yet.
+
+    Random inputs of the valid range, dark ones and bright ones go through it. None: what leaves
+    the edge are bytes, which are bounded, or nothing that this cloud learns from.
+    """
+    if not method.edge_modules or method.cloud is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    shape = (_PROBES, *interface.input_shape)
+    inputs = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    inputs[0], inputs[1] = 0, 255
+    with torch.random.fork_rng(devices=[]):
+        features, _ = method.edge_predictor.predict(inputs)
+    if features is None or not features.dtype.is_floating_point:
+        return None
+    return scale_of(features)
 
 
 def _augment(origin: Origin) -> str:
@@ -243,7 +290,8 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
         raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
     job = build_job(config)
     terms = terms_of(config, job.dataset.interface, job.method, job.cut)
-    facts = {**facts_of_terms(config, terms), "augment": job.augment}
+    known = {"augment": job.augment, "train_examples": len(job.dataset.train)}
+    facts = {**facts_of_terms(config, terms), **known}
     sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
     write_bundle(folder, sides, facts, session=new_session())
 

@@ -19,6 +19,7 @@ AUTH: Final = ("certificates", "tokens")
 WHEN_FULL: Final = ("block", "drop-oldest")
 RULES: Final = ("confidence", "entropy")
 LOGS: Final = ("text", "json")
+MERGE_RULES: Final = ("auto", "mean", "clipped", "trimmed", "median", "krum")
 _NAME: Final = "edge-1"
 _LEAST, _MOST = 1e-3, 1e9  # of rates, sizes and times: no more than a way not to limit them
 _MOST_MESSAGE_MB = 2000.0  # gRPC counts the bytes of a message in 31 bits
@@ -49,8 +50,31 @@ class ServeConfig:
     edges: int = 1
     """Edges that will train: the learning-rate schedule is as long as all of their steps. 0: none
     may, the cloud only answers."""
+    total_steps: int | None = None
+    """Steps of the learning-rate schedule. By default they follow from the configuration and the
+    size of the data; where the cloud does not know that, the schedule has no end."""
+    final_rate: float = 0.0
+    """Learning rate for uploads beyond the schedule, as a share of the highest; 0: they are
+    refused."""
     merge: int = 1
     """Uploads of as many different edges are learnt from in one step, at most."""
+    merge_rule: str = "auto"
+    """How gradients of several edges are merged: mean, or robustly: clipped (norms), trimmed
+    (mean), median, krum; auto: trimmed where 3 or more are merged, else mean."""
+    merge_wait_s: float = 2.0
+    """Seconds that a step which merges robustly waits for uploads of edges that are connected."""
+    feature_limit: float = 10.0
+    """Refuse uploads with features more than this many times larger than usual; 0: never."""
+    gradient_limit: float = 20.0
+    """Clip gradients at this many times their usual norm; 0: never."""
+    quarantine: int = 3
+    """Set an edge aside after so many refused uploads, until it is released; 0: never."""
+    history: int = 8
+    """Checkpoints of the past that are kept, for --rollback: the first, the newest, and some
+    between."""
+    keep_uploads: float = 0.0
+    """Keep uploads, up to as many MB (10^6 bytes), so that --forget can take those of an edge
+    back. With --send once they are kept anyway."""
     checkpoint_s: float = 10.0
     """Seconds between checkpoints. Edges keep what they sent until it is in one."""
     store_mb: float = 16_000.0
@@ -91,6 +115,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         expect_choice(self, "auth", AUTH)
         expect_choice(self, "log", LOGS)
+        self._check_training()
         expect_at_least(self, "edges", 0)
         for name in ("merge", "max_edges", "max_queries", "edge_queries", "threads"):
             expect_at_least(self, name, 1)
@@ -115,6 +140,19 @@ class ServeConfig:
             parse_address(self.metrics)
             if self.metrics == self.listen and parse_address(self.listen)[1] != 0:
                 raise ConfigError(f"--listen and --metrics are both {self.listen}: change a port")
+
+    def _check_training(self) -> None:
+        expect_choice(self, "merge_rule", MERGE_RULES)
+        if self.total_steps is not None:
+            expect_at_least(self, "total_steps", 1)
+        expect_between(self, "final_rate", 0, 1)
+        expect_between(self, "merge_wait_s", 0, _MOST)
+        expect_between(self, "keep_uploads", 0, _MOST)
+        for name in ("quarantine", "history"):
+            expect_at_least(self, name, 0)
+        for name in ("feature_limit", "gradient_limit"):
+            if getattr(self, name) != 0:
+                expect_between(self, name, 2, _MOST)
 
 
 @final

@@ -18,15 +18,18 @@ from eaves.experiments.bundle import write_bundle
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
 from eaves.experiments.netconfig import ServeConfig, parse_address
+from eaves.experiments.restoring import Undo, finish_forgetting, forget, roll_back
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
 from eaves.network.group import Group, find_group
-from eaves.network.half import largest_message
+from eaves.network.half import Half, largest_message
+from eaves.network.history import History
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Ledger
 from eaves.network.lessons import Lessons, Rounds
 from eaves.network.limits import Limits
 from eaves.network.metrics import Metrics
+from eaves.network.policy import TrainingPolicy
 from eaves.network.server import Server, Service
 from eaves.network.trainer import Trainer
 from eaves.network.wire import pack_terms
@@ -60,10 +63,11 @@ def serve(
     credentials: grpc.ServerCredentials | None,
     *,
     stop: threading.Event,
+    undo: Undo | None = None,
 ) -> Iterator[ServeProgress]:
     """Serve until ``stop``, or until all edges have trained if so configured; yield twice a second.
 
-    The last event is yielded after everything is on disk.
+    What is to be undone is undone first. The last event is yielded after everything is on disk.
 
     Raises:
         ConfigError: an address that cannot be had, a method that a cloud cannot serve.
@@ -72,7 +76,7 @@ def serve(
     """
     set_up(config.threads)
     with quick_switching(), closing(find_group()) as group, ExitStack() as stack:
-        service = _Service(origin, config, group)
+        service = _Service(origin, config, group, undo or Undo())
         stack.callback(service.close)
         port = service.start(gate, credentials)
         stack.callback(service.end)
@@ -93,7 +97,7 @@ def serve(
 class _Service:
     """What a service is made of: the half, its trainer and the trainer's thread, the server."""
 
-    def __init__(self, origin: Origin, config: ServeConfig, group: Group):
+    def __init__(self, origin: Origin, config: ServeConfig, group: Group, undo: Undo):
         half, self._method, self._terms = cloud_half(origin, config.device, config.out)
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
@@ -106,16 +110,27 @@ class _Service:
         accepts = replace(
             half.accepts, query_batch=max(half.accepts.query_batch, config.max_queries)
         )
-        half = replace(half, lessons=self._lessons, accepts=accepts)
+        half = replace(
+            half,
+            lessons=self._lessons,
+            accepts=accepts,
+            policy=_policy(half.policy, config, group),
+        )
         self._max_message_bytes = min(
             int(config.max_message_mb * _MB),
             largest_message(wire_of(origin.config).codec, accepts),
         )
         self._origin, self._config, self._group = origin, config, group
-        folder = config.out / "checkpoint"
-        self.keeper = Keeper(folder, pack_terms(self._terms), every_s=config.checkpoint_s)
+        folder, self._files = config.out / "checkpoint", ExitStack()
+        self.keeper = Keeper(
+            folder,
+            pack_terms(self._terms),
+            every_s=config.checkpoint_s,
+            history=History(config.out / "history", config.history),
+        )
         with ExitStack() as on_error:
             on_error.callback(self.close)
+            self._undo(undo, half)
             self.trainer = Trainer(
                 half,
                 self.keeper,
@@ -126,9 +141,31 @@ class _Service:
                 session=origin.session,
             )
             on_error.pop_all()
+        self._files.callback(self.trainer.contributions.close)
         self.worker = _Worker(self.trainer)
         self._server: Server | None = None
         self._written = False
+
+    def _undo(self, undo: Undo, half: Half) -> None:
+        """Take back what is to be taken back, before anything is loaded.
+
+        Raises:
+            ConfigError: it cannot be, or not by several processes.
+        """
+        if self._group.size > 1:
+            if undo != Undo():
+                raise ConfigError(
+                    "--rollback and --forget are for one process: start `eaves serve` with them "
+                    "and without torchrun, end it, and start the group"
+                )
+            return
+        finish_forgetting(self._config.out)
+        if undo.rollback is not None:
+            past = roll_back(self._config.out, self.keeper, undo.rollback)
+            _log.info("rolled back", extra={"checkpoint": past.number, "steps": past.steps})
+        if undo.forget is not None:
+            left_out = forget(self._config, self.keeper, half, undo.forget)
+            _log.info("forgot an edge", extra={"edge": undo.forget, "uploads": left_out})
 
     def start(self, gate: Gate, credentials: grpc.ServerCredentials | None) -> int:
         """Listen and work; return the port.
@@ -154,6 +191,7 @@ class _Service:
     def close(self) -> None:
         """Close what is on disk, when nobody works any more."""
         self.keeper.close()
+        self._files.close()
         if self._lessons is not None:
             self._lessons.close()
 
@@ -221,6 +259,33 @@ def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons |
         edges=max(1, config.edges),
     )
     return Lessons(rounds)
+
+
+def _policy(policy: TrainingPolicy, config: ServeConfig, group: Group) -> TrainingPolicy:
+    """Return the policy of the method with what the operator has set.
+
+    Raises:
+        ConfigError: several processes cannot do it.
+    """
+    robust = config.merge > 1 and config.merge_rule not in ("auto", "mean")
+    if group.size > 1 and (robust or config.keep_uploads):
+        option = f"--merge-rule {config.merge_rule}" if robust else "--keep-uploads"
+        raise ConfigError(
+            f"{option} is for one process, which sees the uploads of all edges: start `eaves "
+            "serve` without torchrun"
+        )
+    return replace(
+        policy,
+        total_steps=config.total_steps or 0,
+        final_rate=config.final_rate,
+        merge_rule="mean" if group.size > 1 else config.merge_rule,
+        merge_wait_s=config.merge_wait_s,
+        gradient_times=config.gradient_limit,
+        feature_times=config.feature_limit,
+        strikes=config.quarantine,
+        folder=config.out,
+        keep_bytes=int(config.keep_uploads * _MB),
+    )
 
 
 def _trained(trainer: Trainer, config: ServeConfig) -> bool:

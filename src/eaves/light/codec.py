@@ -115,7 +115,10 @@ def decode_floats(data: Buffer, *, shape: tuple[int, ...]) -> Features:
     >>> decode_floats(LightCodec("fp16").encode(np.ones((1, 2), np.float32)), shape=(1, 2))
     array([[1., 1.]], dtype=float32)
     """
-    payload = expect_answer(data, rows=shape[0], values=prod(shape[1:]), codecs=("fp32", "fp16", _SCALED))
+    codecs = ("fp32", "fp16", _SCALED)
+    payload = expect_answer(data, rows=shape[0], values=prod(shape[1:]), codecs=codecs)
+        data, rows=shape[0], values=prod(shape[1:]), codecs=("fp32", "fp16", _SCALED)
+    )
     layout = payload.layout
     expect_bytes("parameters", len(payload.params), 1 if payload.codec == _SCALED else 0)
     expect_bytes("body", len(payload.body), layout.elements * (4 if payload.codec == "fp32" else 2))

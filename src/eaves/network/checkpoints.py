@@ -32,7 +32,6 @@ class Turn(NamedTuple):
     """Rank 0 begins a checkpoint in this turn."""
     settled: int
     """How many checkpoints rank 0 has done."""
-    total_steps: int
 
 
 @final

@@ -38,8 +38,12 @@ class Group(ABC):
         """Return the text of every process, by rank."""
 
     @abstractmethod
-    def share(self, examples: int) -> None:
-        """Say how many examples this process has for the next step."""
+    def share(self, examples: int, uploads: int) -> None:
+        """Say how many examples in how many uploads this process has for the next step."""
+
+    @abstractmethod
+    def taken(self) -> int:
+        """Return how many uploads the last step took, of all processes together."""
 
     @abstractmethod
     def join(self, part: Optimised) -> None:
@@ -56,6 +60,9 @@ class Alone(Group):
 
     rank, size = 0, 1
 
+    def __init__(self) -> None:
+        self._taken = 0
+
     def gather(self, figures: Sequence[int]) -> list[list[int]]:
         """Return these figures."""
         return [list(figures)]
@@ -64,8 +71,13 @@ class Alone(Group):
         """Return this text."""
         return [text]
 
-    def share(self, examples: int) -> None:
-        """Do nothing: there is nobody to share with."""
+    def share(self, examples: int, uploads: int) -> None:
+        """Take note of the uploads: there is nobody to share with."""
+        self._taken = uploads
+
+    def taken(self) -> int:
+        """Return what :meth:`share` was told."""
+        return self._taken
 
     def join(self, part: Optimised) -> None:
         """Leave the part as it is."""
@@ -110,9 +122,13 @@ class Torchrun(Group):
             dist.broadcast(tensor.detach(), src=0)
         part.averaging = self._average
 
-    def share(self, examples: int) -> None:
+    def share(self, examples: int, uploads: int) -> None:
         """See :meth:`Group.share`."""
-        self._average.examples = examples
+        self._average.examples, self._average.uploads = examples, uploads
+
+    def taken(self) -> int:
+        """See :meth:`Group.taken`."""
+        return self._average.taken
 
     def close(self) -> None:
         """See :meth:`Group.close`."""
@@ -127,8 +143,10 @@ class GroupAverage(Averaging):
     """Averages over a group, weighted by examples. All processes call it for every step."""
 
     def __init__(self) -> None:
-        self.examples = 0
+        self.examples = self.uploads = 0
         """Of this process, in the next step."""
+        self.taken = 0
+        """Uploads of all processes, in the last step."""
 
     def average(self, modules: nn.Module) -> bool:
         """See :meth:`Averaging.average`."""
@@ -136,14 +154,15 @@ class GroupAverage(Averaging):
         parameters = [p for p in modules.parameters() if p.requires_grad]
         buffers = [b for b in modules.buffers() if b.dtype.is_floating_point]
         tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] + buffers
-        count = torch.tensor([float(examples)], device=tensors[0].device)
+        count = torch.tensor([float(self.uploads), float(examples)], device=tensors[0].device)
         flat = torch.cat([*(examples * t.flatten().float() for t in tensors), count])
         if not examples:  # 0 times NaN would be NaN
             flat = torch.zeros_like(flat)
         dist.all_reduce(flat)
+        self.taken = int(flat[-2])
         if not (total := float(flat[-1])):
             return False
-        parts = torch.split(flat[:-1] / total, [t.numel() for t in tensors])
+        parts = torch.split(flat[:-2] / total, [t.numel() for t in tensors])
         for parameter, part in zip(parameters, parts[: len(parameters)], strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
         for buffer, part in zip(buffers, parts[len(parameters) :], strict=True):

@@ -4,7 +4,7 @@ Dimension key:  B batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Final, final
 
@@ -16,6 +16,7 @@ from eaves.codecs.payload import Payload
 from eaves.core.roles import CloudLearner, CloudPredictor
 from eaves.errors import PayloadError
 from eaves.network.lessons import Lessons
+from eaves.network.policy import TrainingPolicy
 
 _EXACT: Final = parse_codec("fp32")  # logits are few
 _HELLO_BYTES: Final = 2**20
@@ -121,3 +122,5 @@ class Half:
     """Of answers to queries."""
     lessons: Lessons | None = None
     """Where uploads travel once, and are learnt from more often."""
+    policy: TrainingPolicy = field(default_factory=TrainingPolicy)
+    """How long training is, and what one edge may do to it."""

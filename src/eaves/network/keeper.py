@@ -1,14 +1,16 @@
 """The cloud's checkpoints: written in the background, whole at every moment."""
 
 import secrets
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, final
 
 from eaves.core.state import State
 from eaves.errors import StateError, StorageError
+from eaves.network.history import History
 from eaves.network.ledger import Ledger, Run
 from eaves.runtime.checkpoint import load_checkpoint, save_checkpoint
 
@@ -30,6 +32,8 @@ class Kept:
     """None before the first step."""
     replies: dict[Run, tuple[int, bytes]] = field(default_factory=dict)
     """The last reply to each run, of two-way methods: an edge may have lost it."""
+    contributions: dict[str, Any] = field(default_factory=dict)
+    """What :class:`Contributions` goes on from."""
 
 
 def new_session() -> str:
@@ -37,32 +41,48 @@ def new_session() -> str:
     return secrets.token_hex(8)
 
 
+def expect_session(kept: Kept, session: str) -> None:
+    """Raise a :class:`StateError` where a checkpoint is not of the session of a bundle."""
+    if session not in ("", kept.session):
+        raise StateError(
+            f"the checkpoint is of session {kept.session}, the bundle of {session}; "
+            "choose another --out, or remove it to start anew"
+        )
+
+
 @final
 class Keeper:
-    """Writes one checkpoint at a time, in a thread of its own; a failed one is tried again."""
+    """Writes one checkpoint at a time, in a thread of its own; a failed one is tried again.
 
-    def __init__(self, folder: Path, terms: str, *, every_s: float):
-        self._folder, self._terms, self._every_s = folder, terms, every_s
+    Of those that are written, ``history`` keeps some.
+    """
+
+    def __init__(self, folder: Path, terms: str, *, every_s: float, history: History | None = None):
+        self._folder, self.terms, self._every_s = folder, terms, every_s
+        self._history = history
+        self.before: Callable[[], None] = lambda: None
+        """Called before each checkpoint: what it refers to has to be on the disk first."""
         self._writer = ThreadPoolExecutor(1, "eaves-keeper")
         self._writing: Future[None] | None = None
         self._applied: dict[Run, int] = {}
         self._began_at = self._not_before = monotonic()
         self._due_at = monotonic() + every_s
 
-    def load(self) -> Kept | None:
-        """Return the last checkpoint; None where there is none.
+    def load(self, folder: Path | None = None) -> Kept | None:
+        """Return the last checkpoint, or the one in ``folder``; None where there is none.
 
         Raises:
             StateError: it is damaged, or of another net, cut or method.
         """
-        found = load_checkpoint(self._folder)
+        folder = folder or self._folder
+        found = load_checkpoint(folder)
         if found is None:
             return None
         states, facts = found
-        if not isinstance(facts, dict) or facts.get("terms") != self._terms:
+        if not isinstance(facts, dict) or facts.get("terms") != self.terms:
             terms = facts.get("terms") if isinstance(facts, dict) else None
             raise StateError(
-                f"the checkpoint in {self._folder} is of another training ({terms}); "
+                f"the checkpoint in {folder} is of another training ({terms}); "
                 "choose another --out, or remove it to start anew"
             )
         try:
@@ -76,9 +96,10 @@ class Keeper:
                 ledger=Ledger.from_json(facts["ledger"]),
                 cloud=states.get("cloud"),
                 replies=replies,
+                contributions=facts.get("contributions", {}),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise StateError(f"the checkpoint in {self._folder} is damaged: {error!r}") from error
+            raise StateError(f"the checkpoint in {folder} is damaged: {error!r}") from error
 
     def save(self, kept: Kept) -> None:
         """Write a checkpoint now.
@@ -87,7 +108,9 @@ class Keeper:
             StorageError: the disk is full or refuses; the last checkpoint is intact.
         """
         facts: dict[str, Any] = {
-            "terms": self._terms,
+            "terms": self.terms,
+            "saved_at": round(time(), 3),
+            "contributions": kept.contributions,
             "session": kept.session,
             "total_steps": kept.total_steps,
             "ledger": kept.ledger.as_json(),
@@ -96,7 +119,10 @@ class Keeper:
             },
         }
         states = {} if kept.cloud is None else {"cloud": kept.cloud}
+        self.before()
         save_checkpoint(self._folder, 0, states, facts)
+        if self._history is not None:
+            self._history.add(self._folder)
 
     def due(self, *, wanted: bool) -> bool:
         """Return whether to write one now; ``wanted`` where somebody waits for it."""

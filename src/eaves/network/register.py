@@ -115,6 +115,11 @@ class Register:
         with self._lock:
             return set(self._lines)
 
+    def training(self) -> int:
+        """Return how many edges have a line, and have not finished."""
+        with self._lock:
+            return len({run.edge for run in self._lines if not self._ledger.of(run).finished})
+
     def finished(self) -> int:
         """Return how many edges have finished a run."""
         with self._lock:

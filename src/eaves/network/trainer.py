@@ -12,7 +12,7 @@ checkpoint, for which the others hand in their numbers.
 
 import logging
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from time import perf_counter
 from typing import Final, final
 
@@ -23,10 +23,12 @@ from eaves.core.roles import Upload
 from eaves.errors import ConfigError, EavesError, PayloadError, StateError
 from eaves.network.answers import Answers
 from eaves.network.checkpoints import Checkpoints, Turn
+from eaves.network.contributions import Contributions
 from eaves.network.counts import Counts
 from eaves.network.group import Group
 from eaves.network.half import Half
-from eaves.network.keeper import Keeper, Kept, new_session
+from eaves.network.intake import Intake
+from eaves.network.keeper import Keeper, Kept, expect_session, new_session
 from eaves.network.learning import Learning
 from eaves.network.ledger import Account, Ledger, Run
 from eaves.network.opening import Opener
@@ -65,28 +67,36 @@ class Trainer:
         session: str = "",
     ):
         self._half, self._keeper, self._group = half, keeper, group
-        self._edges, self._merge = edges, merge
+        self._edges = edges
         self.work = WorkQueue(opens=True, ahead=merge, spare_bytes=half.accepts.limit_bytes)
         self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
         self.figures = self._learning.figures
+        self.contributions = Contributions(self._learning, half.policy, group)
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
-        self._suspects = 0  # uploads to be learnt from alone, because one of them is to blame
+        self._intake = Intake(self.work, self._register, half.policy, merge)
         self._replays = Replays()
         self._stopping = threading.Event()
         self._opener = Opener(half.accepts, self.work)
         self.ask = self._opener.ask  # to be called from the server's thread, with a query
-        self._restore()
+        with ExitStack() as on_error:
+            on_error.callback(self.contributions.close)
+            self._restore(merge)
+            on_error.pop_all()
 
-    def _restore(self) -> None:
+    def _restore(self, merge: int) -> None:
         kept = self._keeper.load()
         found = [bool(flag) for (flag,) in self._group.gather([kept is not None])]
         if any(found) != all(found):
             raise StateError("the processes of the group see different checkpoints: share --out")
         if kept is not None:
-            _expect_session(kept, self.session)
+            expect_session(kept, self.session)
         self._learning.load_state(None if kept is None else kept.cloud)
+        kept_steps = 0 if kept is None else kept.total_steps
+        self._learning.plan(kept_steps, edges=self._edges, merge=merge)
+        self.contributions.restore({} if kept is None else kept.contributions)
+        self._keeper.before = self.contributions.flush
         if kept is None:
             session = self.session or new_session()
             self.session = self._group.gather_text(session)[0]
@@ -95,7 +105,6 @@ class Trainer:
         else:
             self.session = kept.session
             self._register.restore(kept.ledger, kept.replies)
-            self._learning.plan(kept.total_steps)
         self._learning.join()
 
     # Called from the server's thread
@@ -104,13 +113,14 @@ class Trainer:
         """Let an edge in; return the number of the last upload that was applied.
 
         Raises:
+            AccessError: the edge is in quarantine.
             BusyError: it has too many runs.
-            ConfigError: this cloud does not train.
+            ConfigError: this cloud does not train, or not for so long.
         """
         if not self._edges:
             raise ConfigError("this cloud answers queries and does not train (--edges 0)")
-        if not self._learning.total_steps:
-            self._learning.plan_for(steps, edges=self._edges, merge=self._merge)
+        known = line.run in self._register.accounts().accounts
+        self.contributions.expect_welcome(line.run, steps=steps, known=known)
         return self._register.open(line, steps=steps, memory_bytes=memory_bytes)
 
     def port_offset(self, run: Run) -> int:
@@ -171,8 +181,7 @@ class Trainer:
                 none = again or self._stopping.is_set()
                 self.work.wait(0.0 if none else _patience_s(self._group, busy=busy))
                 self._answers.give_in_turn(self.work)
-                uploads = self.work.take_uploads(1 if self._suspects else self._merge)
-                self._suspects = max(0, self._suspects - len(uploads))
+                uploads = self._intake.take(stopping=self._stopping.is_set())
                 turns = self._take_turns(len(uploads))
                 if busy := any(turn.uploads for turn in turns):
                     self._learn(uploads)
@@ -195,11 +204,8 @@ class Trainer:
             wanted=self._register.wanted,
             begin=self._checkpoints.begin_next,
             settled=self._checkpoints.settled,
-            total_steps=self._learning.total_steps,
         )
-        turns = [Turn(*figures) for figures in self._group.gather(turn)]
-        self._learning.plan(max(turn.total_steps for turn in turns))
-        return turns
+        return [Turn(*figures) for figures in self._group.gather(turn)]
 
     def _learn(self, uploads: list[UploadWork]) -> None:
         """Make one step of the uploads that can be learnt from, together with the group."""
@@ -217,6 +223,7 @@ class Trainer:
         self.counts.step_s += perf_counter() - started
         self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
         self._learning.keep((work.payload, work.edge) for work, _ in fresh)
+        self.contributions.learnt(fresh)
         for work, upload in fresh:
             self._register.apply(work, samples=len(upload.labels), reply=content)
             self.counts.uploads += 1
@@ -239,7 +246,9 @@ class Trainer:
                     f"upload {work.seq} follows {work.follows}, but {applied} was the last here"
                 )
             self._learning.expect_room(work.payload, work.edge)
-            return work.opened.result()
+            upload = work.opened.result()
+            self.contributions.check(work, upload)
+            return upload
         except EavesError as error:
             self._refuse(work, error)
             return None
@@ -251,10 +260,8 @@ class Trainer:
             DivergedError: it is not the upload's fault: the weights are no longer finite.
         """
         _note(error, self.counts)
-        self._learning.expect_finite()
-        if len(uploads) > 1:
-            self._suspects = len(uploads)
-            self.work.put_back(uploads)
+        if self.contributions.expect_sound(self._keeper) or len(uploads) > 1:
+            self._intake.alone(uploads)
             return
         why = f"upload {uploads[0].seq} cannot be learnt from: {error}"
         self._refuse(uploads[0], PayloadError(why))
@@ -262,6 +269,7 @@ class Trainer:
     def _refuse(self, work: UploadWork, error: EavesError) -> None:
         self.counts.refused += 1
         _log.warning("refused an upload", extra={"edge": work.line.run.edge, "why": str(error)})
+        self.contributions.refused(work, error)
         work.line.refuse(error)
 
     def _encoded(self, reply: Tensor | None, works: list[UploadWork]) -> bytes:
@@ -283,13 +291,14 @@ class Trainer:
             self.work.wake()
 
     def _kept(self) -> Kept:
-        self._learning.expect_finite()
+        self.contributions.expect_sound(self._keeper)
         return Kept(
             session=self.session,
             total_steps=self._learning.total_steps,
             ledger=self._register.accounts(),
             cloud=self._learning.state(),
             replies=self._register.replies(),
+            contributions=self.contributions.facts(),
         )
 
 
@@ -312,11 +321,3 @@ def _note(error: Exception, counts: Counts) -> None:
     if not isinstance(error, EavesError | ValueError):
         counts.faults += 1
         _log.error("a training step has failed", extra={"why": repr(error)[:300]})
-
-
-def _expect_session(kept: Kept, session: str) -> None:
-    if session not in ("", kept.session):
-        raise StateError(
-            f"the checkpoint is of session {kept.session}, the bundle of {session}; "
-            "choose another --out, or remove it to start anew"
-        )

@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from time import monotonic
+from time import localtime, monotonic, strftime
 from typing import Any, Final
 
 from rich.console import Console
@@ -18,19 +18,24 @@ from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, open_origin, write_untrained
 from eaves.experiments.netconfig import AgentConfig, ServeConfig
 from eaves.experiments.record import RunRecord
+from eaves.experiments.restoring import Undo
 from eaves.experiments.serve import ServeProgress, serve
+from eaves.network.history import History
+from eaves.network.quarantine import Quarantine
 from eaves.network.redaction import redact
 from eaves.report.live import Live
 from eaves.report.logs import configure
 from eaves.report.signals import interruptible
-from eaves.report.stdout import console, plain_table
+from eaves.report.stdout import console, plain_table, print_lines
 from eaves.runtime.files import held
 
 _EVERY_S: Final = 10.0
 _log = logging.getLogger("eaves")
 
 
-def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
+def show_serve(
+    source: Path, config: ServeConfig, undo: Undo | None = None, *, as_json: bool
+) -> int:
     """Serve until a signal, or until all edges have trained; then print what was done.
 
     Raises:
@@ -41,7 +46,7 @@ def show_serve(source: Path, config: ServeConfig, *, as_json: bool) -> int:
     gate, credentials = gate_of(config)
     logged_at = 0.0
     with _folder(config), interruptible() as asked:
-        for event in serve(origin, config, gate, credentials, stop=asked.stop):
+        for event in serve(origin, config, gate, credentials, stop=asked.stop, undo=undo):
             if not logged_at:
                 how = "in plaintext" if credentials is None else "with TLS"
                 words = "serving %s on port %d %s"
@@ -70,6 +75,47 @@ def _news(event: ServeProgress, before: ServeProgress) -> dict[str, Any] | None:
     if figures == _figures(before):
         return None
     return {name: value for name, value in figures.items() if value}
+
+
+def show_history(out: Path, *, as_json: bool) -> int:
+    """Print the checkpoints of the past, the oldest first."""
+    states = History(out / "history", 0).states()
+    if as_json:
+        return print_lines(
+            {
+                "number": state.number,
+                "at": state.at,
+                "steps": state.steps,
+                "examples": dict(state.examples),
+            }
+            for state in states
+        )
+    table = plain_table("number", "written", "steps", "examples of each edge")
+    for state in states:
+        at = strftime("%Y-%m-%d %H:%M:%S", localtime(state.at))
+        edges = ", ".join(f"{edge} {n:,}" for edge, n in state.examples.items() if n) or "none"
+        table.add_row(str(state.number), at, f"{state.steps:,}", edges)
+    console().print(table)
+    hint = "go back with --rollback NUMBER, or --rollback before:EDGE"
+    console().out(hint if states else f"no checkpoint was kept in {out}", highlight=False)
+    return 0
+
+
+def show_released(out: Path, edge: str, *, as_json: bool) -> int:
+    """Release an edge from quarantine, or list those that are in it."""
+    quarantine = Quarantine(out / "quarantine", 0)
+    if edge == "list":
+        found = quarantine.edges()
+        if as_json:
+            return print_lines({"edge": name, "why": why} for name, why in found.items())
+        for name, why in found.items():
+            console().out(f"{name}: {why}", highlight=False)
+        if not found:
+            console().out("no edge is in quarantine", highlight=False)
+        return 0
+    quarantine.release(edge)
+    console().out(f"{edge} is released, and may connect at once", highlight=False)
+    return 0
 
 
 def _folder(config: ServeConfig) -> AbstractContextManager[None]:
