@@ -52,7 +52,7 @@ from eaves.network.wire import (
 )
 from eaves.network.workqueue import QueryWork, UploadWork
 
-_TICK_S: Final = 1.0  # how soon a revoked edge is noticed
+_TICK_S: Final = 1.0  # how soon it is noticed that an edge is revoked or has expired
 _MAX_RUN_NAME: Final = 64
 _MOST_TICKET: Final = 64
 _MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
@@ -123,11 +123,15 @@ class Service:
         self, messages: AsyncIterator[Message_], context: Context
     ) -> AsyncIterator[Message]:
         """One edge's training."""
+        peer = None
         try:
             peer = self._admit(context)
+            self._gate.admitted(peer, context.peer())
             async for message in self._trained(messages, peer):
                 yield message
         except EavesError as error:
+            if peer is not None:  # else the gate has said why
+                self._gate.refused(error, name=peer.name, address=context.peer())
             _log.info("a stream ended", extra={"peer": context.peer(), "why": str(error)})
             await _abort(context, error)
 
@@ -260,7 +264,7 @@ class Service:
         if self.stopping:
             raise BusyError("the cloud is stopping; try again later")
         metadata = {str(k): v for k, v in context.invocation_metadata() or ()}
-        return self._gate.identify(context.auth_context(), metadata)
+        return self._gate.identify(context.auth_context(), metadata, context.peer())
 
     def _check(self, hello: Hello) -> None:
         _expect_protocol(hello.protocol, hello.version, self._version)

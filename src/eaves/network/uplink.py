@@ -15,9 +15,9 @@ from typing import Any, Final, final
 import grpc
 
 from eaves.errors import EavesError
-from eaves.network.channel import Target, connect
-from eaves.network.credentials import explain
+from eaves.network.channel import Target, connect, renewed
 from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Finish, Hello, Welcome
+from eaves.network.failures import explain
 from eaves.network.refusals import FATAL, LateError, RefusedError
 from eaves.network.spool import Entry, Spool
 from eaves.network.wire import PROTOCOL, TRAIN, pack_edge_message, unpack
@@ -170,7 +170,7 @@ class Uplink:
         code, details = error.code(), error.details() or ""
         if self._closing.is_set():
             return
-        details = explain(error) or details
+        details = explain(error, self._target.address) or details
         if code in FATAL:
             self.status.problem = f"{code.name}: {details}"
             raise RefusedError(f"the cloud at {self._target.address} refuses: {details}") from error
@@ -187,7 +187,7 @@ class Uplink:
             grpc.RpcError: the connection ended.
             EavesError: why this side has ended it.
         """
-        attempt = _Attempt()
+        attempt, target = _Attempt(), renewed(target)
         with connect(target) as channel:
             method = channel.stream_stream(TRAIN, pack_edge_message, unpack(CloudMessage))
             self._call = method(self._outgoing(attempt), metadata=target.metadata)
