@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from eaves.audit.findings import Progress, Stage
@@ -14,7 +13,7 @@ from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
 from eaves.report.live import Line, Live
 from eaves.report.signals import interruptible
-from eaves.report.stdout import console
+from eaves.report.stdout import console, error_console
 from eaves.report.verdicts import (
     ATTACK_HEADS,
     RANK_CAPTION,
@@ -47,7 +46,7 @@ def show_audit(source: Path, config: AuditConfig, *, as_json: bool) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C ended the audit, after what was found is printed and written.
     """
-    out, err = console(), Console(stderr=True)
+    out, err = console(), error_console()
     with interruptible() as asked, Live(err, "audit") as live:
         stage = ""
         for event in run_audit(source, config, stop=asked.stop):
@@ -63,7 +62,7 @@ def show_audit(source: Path, config: AuditConfig, *, as_json: bool) -> int:
         out.out(f"Record is in {record.folder}{hint}", highlight=False)
     if not record.complete:
         err.out("interrupted; what is printed was found before", highlight=False)
-        raise KeyboardInterrupt
+        raise asked.interruption()
     return exit_code(record)
 
 
@@ -144,8 +143,8 @@ def rank_table(identity: Record) -> Table:
 
 def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) -> Table:
     table = Table(
-        title=escape(title),
-        caption=escape(caption),
+        title=title,
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -155,5 +154,5 @@ def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) 
         table.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
     for row in rows:
         style = "bold" if row.best else "dim" if row.beside else ""
-        table.add_row(*map(escape, row.cells), style=style)
+        table.add_row(*row.cells, style=style)
     return table
