@@ -270,6 +270,14 @@ def test_a_terminal_shows_colours_and_bars_and_no_more(tmp_path: Path) -> None:
     assert b"\x07" not in shown
 
 
+def test_no_name_forges_a_message(eaves: Eaves, tmp_path: Path) -> None:
+    ended = eaves("train", "--config", tmp_path / "x\neaves: all is well\n")
+    assert ended.code == 2
+    assert [line for line in ended.err.splitlines() if line.startswith("eaves: ")] == [
+        ended.err.splitlines()[0]
+    ]
+
+
 # Odd surroundings
 
 
@@ -294,8 +302,8 @@ def test_a_file_of_settings_that_is_none_is_said(
         path.write_bytes(content)
     ended = eaves("train", "--config", path)
     assert ended.code == 2
-    assert words in ended.err
-    assert ended.err.count("\n") == 1
+    assert words in ended.err.replace("\n  ", "")
+    assert all(line.startswith("  ") for line in ended.err.splitlines()[1:])
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nb", "ä", "[red]x", "-x"])

@@ -355,4 +355,7 @@ def _unprinted(code: int, out: Guarded) -> int:
 
 
 def _say(what: object) -> None:
-    print(f"eaves: {printable_line(str(what))}", file=sys.stderr)  # noqa: T201  # here it is printed
+    # Further lines are indented: what a name or a peer has put there looks like no message of ours.
+    first, *others = map(printable_line, str(what).split("\n"))
+    lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
+    print("eaves: " + "\n".join(lines), file=sys.stderr)  # noqa: T201  # the place that prints

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eaves.audit.findings import Progress, Stage
@@ -143,8 +144,8 @@ def rank_table(identity: Record) -> Table:
 
 def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) -> Table:
     table = Table(
-        title=title,
-        caption=caption,
+        title=escape(title),
+        caption=escape(caption),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -154,5 +155,5 @@ def _table(title: str, caption: str, heads: Sequence[str], rows: Sequence[Row]) 
         table.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
     for row in rows:
         style = "bold" if row.best else "dim" if row.beside else ""
-        table.add_row(*row.cells, style=style)
+        table.add_row(*map(escape, row.cells), style=style)
     return table

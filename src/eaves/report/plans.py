@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from eaves.core.rates import Rate
@@ -26,8 +27,8 @@ def plan_table(plan: Plan, *, everything: bool) -> Table:
     """
     whole, baseline = references(plan)
     table = Table(
-        title=_title(plan),
-        caption=_caption(plan),
+        title=escape(_title(plan)),  # a net may be called after a folder with [brackets]
+        caption=escape(_caption(plan)),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -42,7 +43,7 @@ def plan_table(plan: Plan, *, everything: bool) -> Table:
     for verdict in shown(plan, everything=everything):
         style = "bold" if verdict.best else "dim" if verdict.refused else ""
         cells = _cells(verdict, whole, baseline)
-        table.add_row(*cells[: len(table.columns)], style=style)
+        table.add_row(*map(escape, cells[: len(table.columns)]), style=style)
     return table
 
 

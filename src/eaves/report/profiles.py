@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from eaves.core.units import bytes_text
@@ -22,9 +23,9 @@ def stages_table(profile: Profile) -> Table:
     for name in ("backward ms", "update ms", "inference ms", "training peak"):
         table.add_column(name, justify="right")
     for stage in profile.stages:
-        table.add_row(stage.name, *_cells(stage), _peak(profile, stage.name))
+        table.add_row(escape(stage.name), *_cells(stage), _peak(profile, stage.name))
     for cut, stage in profile.exits.items():
-        table.add_row(f"exit at {cut}", *_cells(stage), "", style="dim")
+        table.add_row(escape(f"exit at {cut}"), *_cells(stage), "", style="dim")
     table.caption = (
         "MMAC, values: of one example. Kept: of a batch. Times: median and half of the "
         "interquartile range of a batch. Training peak: of the edge part that ends there, with its "
@@ -60,7 +61,7 @@ def codecs_table(profile: Profile) -> Table:
         table.add_column(name, justify="right")
     for where, costs in profile.codecs.items():
         for cost in costs:
-            table.add_row(where, *_codec_cells(cost))
+            table.add_row(escape(where), *map(escape, _codec_cells(cost)))
     return table
 
 
@@ -83,7 +84,7 @@ def device_table(costs: Sequence[DeviceCost]) -> Table:
     for name in (*names, "mJ/input"):
         table.add_column(name, justify="right", no_wrap=True)
     for cost in costs:
-        table.add_row(*_device_cells(cost))
+        table.add_row(*map(escape, _device_cells(cost)))
     table.caption = _device_caption(costs)
     return table
 
@@ -138,7 +139,7 @@ def _times_text(ratio: float) -> str:
 
 def _table(title: str, first: str) -> Table:
     table = Table(
-        title=title,
+        title=escape(title),  # a net may be called after a folder with [brackets]
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
-from rich import box
+from rich import box, markup
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.errors import MarkupError
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,8 @@ class PrintableConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return ``text`` as a table lays it out: with its control characters written out."""
+        if options.get("markup") is not False:  # else it is no text for a table, but JSON perhaps
+            text = _unescaped(text)
         return super().render_str(printable(text), **options)
 
     def render(
@@ -46,6 +49,19 @@ class PrintableConsole(Console):
         """
         for part in super().render(renderable, options):
             yield part if part.control else part._replace(text=printable(part.text))
+
+
+def _unescaped(text: str) -> str:
+    r"""Return ``text`` as it was before ``rich.markup.escape``, for consoles without markup.
+
+    >>> print(_unescaped(r"net \[b]"), _unescaped("net [b]"), _unescaped("[/b]"))
+    net [b] net [b] [/b]
+    """
+    try:
+        found = markup.render(text, emoji=False)
+    except MarkupError:
+        return text
+    return text if found.spans else found.plain
 
 
 def console() -> Console:
