@@ -1,4 +1,5 @@
-# Everything from nothing: each target makes .venv first, once, with pip from the usual index.
+# Everything from nothing: each target makes .venv first, once, with pip from the usual index, and
+# only with files that have the hashes in requirements/.
 # Another interpreter: make PYTHON=python3.12 test
 
 PYTHON ?= python3
@@ -11,7 +12,11 @@ INSTALLED := $(VENV)/.installed
 DEMO_FLAGS := --cut conv3 --bottleneck 24 --codec int4+zstd --link 1.1 --epochs 15 --batch-size 64
 DEMO_COMPARE := full-cloud,full-cloud:once,split,full-edge,hierarchical:once
 
-.PHONY: help demo test check slow clean
+# With PyPI's torch: make sbom TORCH="requirements/torch.txt requirements/torch-cuda.txt"
+TORCH := requirements/torch-cpu.txt
+SBOM_OF := requirements/container.txt $(TORCH)
+
+.PHONY: help demo test check slow sbom clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +30,10 @@ test: $(INSTALLED)  ## format, lint, types, layers, tests with doctests
 check:  ## the same with what is installed already (.venv, else the PATH)
 	scripts/check
 
+sbom: $(INSTALLED)  ## write what the container holds as CycloneDX JSON, into runs/sbom.json
+	mkdir -p runs
+	$(VENV)/bin/python scripts/sbom.py $(SBOM_OF) > runs/sbom.json
+
 slow: $(INSTALLED)  ## the tests that train to a threshold
 	$(VENV)/bin/python -m pytest -m slow
 
@@ -32,7 +41,8 @@ clean:  ## remove .venv, caches and runs
 	rm -rf $(VENV) runs .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml
+# With exactly what requirements/ names, each file by its hash (CONTRIBUTING.md, "The lock files").
+$(INSTALLED): pyproject.toml scripts/install $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --editable ".[dev]"
+	scripts/install $(VENV)/bin/python requirements/dev.txt --editable
 	@touch $@

@@ -43,6 +43,7 @@ EXTRAS = {
 }
 # Modules that import ours inside functions.
 LATE_IMPORTS = {
+    "eaves.__main__": "signals are handled before anything is imported",
     "eaves.cli": "`eaves --help` must not wait for torch",
     "eaves.cli_device": "the same",
     "eaves.cli_network": "the same: these are commands of eaves.cli",

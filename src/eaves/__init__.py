@@ -8,12 +8,16 @@ The names below are the public ones; each is loaded when it is first used, so th
 ('stem', 'layer1', 'layer2', 'layer3')
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import sys
 
 __version__ = "0.1.0"
 
+# Neither typing nor importlib is imported: they take longer than all else here, and the command
+# line means to handle signals before anyone can press Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from eaves.codecs.base import Codec, parse_codec
     from eaves.core.bottleneck import with_bottleneck
     from eaves.core.exits import exit_head
@@ -120,11 +124,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Load a public name from its home."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'eaves' has no attribute {name!r}")
-    return getattr(import_module(f"eaves.{_HOME_OF[name]}"), name)
+    home = f"eaves.{_HOME_OF[name]}"
+    __import__(home)
+    return getattr(sys.modules[home], name)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, final
 import tyro
 
 from eaves.cli_device import Export, Light, Verify
+from eaves.cli_flags import accumulated, flags_of
 from eaves.cli_network import Agent, Bundle, Calibrate, Certs, Infer, Serve
 from eaves.cli_privacy import Audit, Report
 from eaves.errors import ConfigError, EavesError
@@ -21,10 +22,17 @@ from eaves.experiments.config import TrainConfig, load_config, resumed_config
 from eaves.experiments.netconfig import PREFIXES, AgentConfig, InferConfig, ServeConfig
 from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig, parse_shape
 from eaves.experiments.settings import read_settings
+from eaves.report.missing import explained
+from eaves.report.printable import printable_line
+from eaves.report.signals import exit_code_of, unwinding
+from eaves.report.streams import PIPE_CLOSED, Guarded, OutputLostError, guarded_streams
 
 Settings = TypeVar("Settings", ServeConfig, AgentConfig, InferConfig)
 
-_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+KEEPING = frozenset(
+    {"train", "serve", "agent", "audit", "report", "export", "calibrate", "bundle", "certs"}
+)
+"""Commands that leave their results on disk: what they print is a copy, or says where it is."""
 
 
 @final
@@ -225,6 +233,12 @@ Command = Train | Serve | Agent | Infer | Plain
 
 def parse(argv: Sequence[str]) -> Command:
     """Return the command that ``argv`` asks for; exits with code 2 where it asks for none."""
+    for word in argv:
+        if not _is_utf8(word):  # neither a record nor a message could name such a file
+            raise ConfigError(f"expected words in UTF-8, got {word!r}: rename the file or folder")
+    argv, hints = accumulated(argv)
+    for hint in hints:
+        _say(hint)
     train = _subcommand("train", Train(settings=_base_settings(argv)))
     serve = _subcommand("serve", Serve(source=tyro.MISSING, settings=_given(ServeConfig, argv)))
     agent = _subcommand("agent", Agent(source=tyro.MISSING, settings=_given(AgentConfig, argv)))
@@ -244,6 +258,14 @@ def parse(argv: Sequence[str]) -> Command:
         ),
     )
     return command
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _subcommand(name: str, default: Command) -> Any:
@@ -271,24 +293,70 @@ def _base_settings(argv: Sequence[str]) -> TrainConfig:
 
 
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(flag + "="):
-            return word.removeprefix(flag + "=")
-    return None
+    """Return the value that counts: the last, as of all flags that take one."""
+    given = [value for name, value in flags_of(argv) if name == flag and value is not None]
+    return given[-1] if given else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done. 1: the world is in the way (a damaged file, a full disk, a diverged run). 2: a mistake
-    in the command. 3 and 4: see :class:`Audit`. 130: interrupted.
+    in the command. 3 and 4: see :class:`Audit`. 130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP.
+    141: the reader of its output has gone, and the output is all there is. What cannot be printed
+    changes no other exit code of a command that leaves its results on disk.
     """
+    with guarded_streams() as (out, err):
+        try:
+            code = _ended(sys.argv[1:] if argv is None else list(argv), out, err)
+        except SystemExit:  # of the parser, which has said why
+            if _written(out):
+                raise
+            code = 0
+        return code if _written(out) else _unprinted(code, out)
+
+
+def _written(out: Guarded) -> bool:
+    out.ends = False
+    out.flush()
+    return out.lost is None
+
+
+def _ended(argv: Sequence[str], out: Guarded, err: Guarded) -> int:
+    name = argv[0] if argv else ""
+    out.ends = out.had_to_be_read = True  # as of --help
     try:
-        return parse(sys.argv[1:] if argv is None else argv).run()
+        with unwinding():
+            out.escapes = err.escapes = True  # what is wrong with a word is said with that word
+            command = parse(argv)
+            out.escapes = err.escapes = False
+            out.ends = out.had_to_be_read = name not in KEEPING
+            return command.run()
+    except OutputLostError:
+        return 0  # _unprinted says what that comes to
     except EavesError as error:
-        print(f"eaves: {error}", file=sys.stderr)  # noqa: T201  # this is the place that prints
+        _say(error)
         return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (missing := explained(error, name)) is None:
+            raise
+        _say(missing)
+        return 2
+    except KeyboardInterrupt as error:
+        return exit_code_of(error)
+
+
+def _unprinted(code: int, out: Guarded) -> int:
+    """Return the exit code of a command whose output is lost; say why, if it was no reader."""
+    if isinstance(out.lost, BrokenPipeError):
+        return PIPE_CLOSED if code == 0 and out.had_to_be_read else code
+    why = out.lost.strerror if out.lost else ""
+    _say(f"cannot write to the standard output: {why}")
+    return 1 if code == 0 and out.had_to_be_read else code
+
+
+def _say(what: object) -> None:
+    # Further lines are indented: what a name or a peer has put there looks like no message of ours.
+    first, *others = map(printable_line, str(what).split("\n"))
+    lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
+    print("eaves: " + "\n".join(lines), file=sys.stderr)  # noqa: T201  # the place that prints

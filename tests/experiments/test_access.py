@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eaves.errors import ConfigError
-from eaves.experiments.access import gate_of, is_loopback, target_of
+from eaves.experiments.access import gate_of, target_of
 from eaves.experiments.netconfig import AgentConfig, InferConfig, ServeConfig
 from eaves.network.certificates import initialise, make_device, make_token
 
@@ -14,24 +14,6 @@ from eaves.network.certificates import initialise, make_device, make_token
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("address", "here"),
-    [
-        ("localhost:1", True),
-        ("127.0.0.1:1", True),
-        ("127.8.8.8:1", True),
-        ("[::1]:1", True),
-        ("0.0.0.0:1", False),
-        ("[::]:1", False),
-        ("192.168.0.1:1", False),
-        ("cloud.example:1", False),
-        ("localhost.example:1", False),
-    ],
-)
-def test_what_cannot_be_reached_from_elsewhere(address: str, here: bool) -> None:
-    assert is_loopback(address) == here
 
 
 # On one machine
@@ -55,6 +37,30 @@ def test_an_agent_makes_none_and_says_who_does() -> None:
     with pytest.raises(ConfigError, match="`eaves serve` on this machine makes credentials"):
         target_of(AgentConfig())
     assert list(Path().iterdir()) == []
+
+
+def test_what_a_killed_command_has_left_is_finished_first() -> None:
+    initialise(Path("certs"), ["localhost"])
+    made = Path("certs/server/cert.pem").read_bytes()
+    ready = Path("certs/.ready")  # as after a kill between the first move and the second
+    ready.mkdir()
+    (ready / "1").write_bytes(made)
+    (ready / "index.json").write_text('{"files": ["server/key.pem", "server/cert.pem"]}')
+    Path("certs/server/cert.pem").unlink()
+    assert gate_of(ServeConfig())[1] is not None
+    assert Path("certs/server/cert.pem").read_bytes() == made
+    assert not ready.exists()
+
+
+def test_a_proxy_on_the_way_is_named_and_none_is_to_this_machine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    target_of(AgentConfig(insecure=True, cloud="localhost:7443"))
+    assert caplog.text == ""
+    target_of(AgentConfig(insecure=True, cloud="cloud.example:7443"))
+    assert "goes through the proxy http://127.0.0.1:9, which the environment" in caplog.text
+    assert "secret" not in caplog.text
 
 
 # For a network

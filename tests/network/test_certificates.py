@@ -1,8 +1,13 @@
 """What is made is as it should be, is never overwritten unasked, and can all be revoked."""
 
+import errno
 import json
+import os
+import signal
 import stat
+import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,11 +15,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from eaves.errors import ConfigError, StateError, StorageError
 from eaves.network import certificates
+from eaves.network.accesslists import read_revoked, read_tokens
 from eaves.network.certificates import (
     DAYS,
     initialise,
@@ -23,9 +30,16 @@ from eaves.network.certificates import (
     make_device,
     make_server,
     make_token,
+    prepare_machine,
     revoke,
 )
-from eaves.network.credentials import digest_of, read_revoked, read_tokens
+from eaves.network.credentials import (
+    Gate,
+    device_credentials,
+    digest_of,
+    server_credentials,
+)
+from eaves.runtime.transaction import locked
 
 
 @pytest.fixture
@@ -189,7 +203,7 @@ def test_a_certificate_is_replaced_only_when_told(folder: Path) -> None:
     make_token(folder, "edge-2", renew=True)
     changed = {path for path, content in _contents(folder).items() if before[path] != content}
     assert {path.name for path in changed} == {
-        *("cert.pem", "key.pem", "token", "issued.json", "tokens.json")
+        *("cert.pem", "key.pem", "token", "issued.json", "tokens.json", "access.jsonl")
     }
 
 
@@ -261,7 +275,7 @@ def test_a_key_that_others_may_read_is_not_used(folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"a file")
-    with pytest.raises(StorageError, match=r"cannot make the folder .*taken/certs/authority"):
+    with pytest.raises(StorageError, match=r"cannot use the folder .*taken/certs"):
         make_authority(tmp_path / "taken" / "certs")
 
 
@@ -313,19 +327,175 @@ def test_what_was_never_made_cannot_be_revoked(folder: Path) -> None:
             revoke(folder, name)
 
 
-def test_there_is_no_secret_that_is_not_on_the_list(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", ["mkdir", "open", "fsync", "rename"])
+def test_a_disk_that_refuses_leaves_all_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """What fails half-way may leave an entry too many, never a certificate too many."""
+    before = _contents(folder)
 
-    def fail(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-        raise StorageError("the disk is full")
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(certificates, "_write_key", fail)
-    with pytest.raises(StorageError):
+    with monkeypatch.context() as patch:
+        real = os.open
+        patch.setattr(os, failing, fail)
+        if failing == "open":  # what only reads goes on
+
+            def no_new_file(path: Path, flags: int, *rest: int, **options: int) -> int:
+                return fail() if flags & os.O_CREAT else real(path, flags, *rest, **options)  # type: ignore[func-returns-value, return-value]
+
+            patch.setattr(os, "open", no_new_file)
+        with pytest.raises(StorageError):
+            make_device(folder, "edge-1")
+    assert _contents(folder) == before
+    make_device(folder, "edge-1")
+
+
+# Killed at any moment. A child counts what it does to the file system and ends before one of the
+# steps, without any cleaning up: what is on disk then is what SIGKILL leaves.
+
+
+def _killed_before(step: int, work: Callable[[], object]) -> bool:
+    """Do ``work`` in a child that is killed before its file-system operation number ``step``.
+
+    Return whether it was killed; False: it was done before.
+    """
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def count(event: str, args: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"):
+                seen += 1
+                if seen == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+def _steps(work: Callable[[Path], object], fresh: Callable[[Path], None], root: Path) -> list[Path]:
+    """Return a folder for each step before which ``work`` was killed, as it was left."""
+    left = []
+    for step in range(1, 200):
+        folder = root / str(step)
+        fresh(folder)
+        killed = _killed_before(step, lambda folder=folder: work(folder))  # type: ignore[misc]
+        left.append(folder)
+        if not killed:
+            return left
+    raise AssertionError("more than 200 steps")
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a cloud and its edge have all that they need in ``folder``."""
+    server_credentials(folder / "server")
+    Gate(folder / "server")
+    return device_credentials(folder / "devices" / "edge-1").name == "edge-1"
+
+
+def test_a_first_start_killed_at_any_step_is_made_good_by_the_next(tmp_path: Path) -> None:
+    def first(folder: Path) -> bool:
+        return prepare_machine(folder, ["localhost"], "edge-1")
+
+    left = _steps(first, lambda folder: None, tmp_path)
+    assert len(left) > 20  # else the steps are not seen
+    for folder in left:
+        first(folder)
+        assert _whole(folder)
+        assert {entry.kind for entry in listed(folder)} == {"authority", "server", "device"}
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", ["init", "device", "token", "renew", "revoke"])
+def test_a_command_killed_at_any_step_has_happened_or_has_not(tmp_path: Path, kind: str) -> None:
+    def fresh(folder: Path) -> None:
+        if kind != "init":
+            initialise(folder, ["localhost"])
+            make_device(folder, "edge-1")
+
+    works: dict[str, Callable[[Path], object]] = {
+        "init": lambda folder: initialise(folder, ["localhost"]),
+        "device": lambda folder: make_device(folder, "edge-2"),
+        "token": lambda folder: make_token(folder, "edge-3"),
+        "renew": lambda folder: make_server(folder, ["localhost"], renew=True),
+        "revoke": lambda folder: revoke(folder, "edge-1"),
+    }
+    happened = []
+    for folder in _steps(works[kind], fresh, tmp_path):
+        if kind == "init" and not folder.exists():
+            continue
+        with locked(folder):  # as the next command does
+            pass
+        happened.append(_consistent(folder))
+    assert min(happened) < max(happened)  # some had not happened, some had
+
+
+def _consistent(folder: Path) -> int:
+    """Return how much is on the list, after checking that it is what is there."""
+    if not (folder / "authority").exists():
+        assert not (folder / "server").exists()
+        return 0
+    issued = listed(folder)
+    digests = {entry.sha256 for entry in issued}
+    for home in [folder / "server", *(folder / "devices").glob("*")]:
+        if (home / "token").exists():
+            assert digest_of((home / "token").read_text().strip()) in digests
+        else:
+            assert _fingerprint(home / "cert.pem") in digests
+            key = load_pem_private_key((home / "key.pem").read_bytes(), password=None)
+            assert key.public_key() == _load(home / "cert.pem").public_key()
+    held = {path.name for path in (folder / "devices").glob("*")}
+    assert held == {entry.name for entry in issued if entry.kind in ("device", "token")}
+    revoked = {e.sha256 for e in issued if e.kind == "device" and e.revoked}
+    assert revoked == _revoked(folder)
+    return len(issued) + len(revoked)
+
+
+def test_two_first_starts_at_once_make_one_set(tmp_path: Path) -> None:
+    made = []
+    start = threading.Barrier(4)
+
+    def first() -> None:
+        start.wait()
+        made.append(prepare_machine(tmp_path / "certs", ["localhost"], "edge-1"))
+
+    threads = [threading.Thread(target=first) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [False, False, False, True]
+    assert _whole(tmp_path / "certs")
+
+
+def test_what_is_done_is_written_down_and_holds_no_secret(folder: Path) -> None:
+    make_device(folder, "edge-1")
+    make_token(folder, "edge-2")
+    make_device(folder, "edge-1", renew=True)
+    revoke(folder, "edge-2")
+    with pytest.raises(ConfigError):
         make_device(folder, "edge-1")
-    assert listed(folder)[-1].name == "edge-1"
-    assert not (folder / "devices" / "edge-1" / "cert.pem").exists()
+    path = folder / "access.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line.get("name")) for line in lines] == [
+        ("authority made", None),
+        ("server certificate made", None),
+        ("device certificate made", "edge-1"),
+        ("token made", "edge-2"),
+        ("device certificate renewed", "edge-1"),
+        ("token revoked", "edge-2"),
+    ]
+    assert all(line["uid"] == os.getuid() and line["ts"] for line in lines)
+    token = (folder / "devices" / "edge-2" / "token").read_text().strip()
+    assert token.rpartition(".")[2] not in path.read_text()
 
 
 def test_commands_at_the_same_time_lose_nothing(folder: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pytest
 
 from eaves.errors import AccessError, ConfigError, StateError
 from eaves.network import certificates
+from eaves.network.accesslog import AccessLog
 from eaves.network.certificates import (
     initialise,
     make_device,
@@ -28,9 +31,10 @@ from eaves.network.credentials import (
     Gate,
     Peer,
     device_credentials,
-    explain,
     server_credentials,
 )
+from eaves.network.failures import explain
+from eaves.network.x509 import fingerprint_of, read_certificate
 
 TIMEOUT_S = 10.0
 HOSTS = ["localhost", "127.0.0.1"]
@@ -278,6 +282,112 @@ def test_revocation_ends_a_stream_that_is_open(ours: Path, auth: str, name: str)
                 pass
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "is revoked" in str(refused.value.details())
+
+
+# What changes while a server runs
+
+
+def _served_fingerprint(port: int, ours: Path) -> str:
+    """Return the fingerprint of what the server shows to one who connects now."""
+    context = ssl.create_default_context(cafile=ours / "server" / "ca.pem")
+    home = ours / "devices" / "edge-1"
+    context.load_cert_chain(home / "cert.pem", home / "key.pem")
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        return fingerprint_of(tls.getpeercert(binary_form=True) or b"")
+
+
+def _on_disk(ours: Path) -> str:
+    return read_certificate((ours / "server" / "cert.pem").read_text()).fingerprint
+
+
+@pytest.mark.parametrize("auth", ["certificates", "tokens"])
+def test_a_renewed_certificate_is_shown_without_a_restart_and_streams_go_on(
+    ours: Path, auth: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("eaves.network.credentials._RECHECK_S", 0.0)
+    name = "edge-1" if auth == "certificates" else "edge-3"
+    found = device_credentials(ours / "devices" / name)
+    gate = Gate(ours / "server", auth)
+    with (
+        _serving(gate, server_credentials(ours / "server", auth)) as port,
+        _channel(port, found.channel) as channel,
+    ):
+        stream = channel.unary_stream("/test/Stream")(
+            b"", timeout=TIMEOUT_S, metadata=found.metadata
+        )
+        next(stream)
+        old = _on_disk(ours)
+        assert _served_fingerprint(port, ours) == old
+        make_server(ours, HOSTS, renew=True)
+        assert _served_fingerprint(port, ours) == _on_disk(ours) != old
+        next(stream)
+        # Half copied: the new certificate beside the old key. It goes on with what it has.
+        kept = _on_disk(ours)
+        shutil.copytree(ours, ours.parent / "other")
+        make_server(ours.parent / "other", HOSTS, renew=True)
+        shutil.copy(ours.parent / "other" / "server" / "cert.pem", ours / "server" / "cert.pem")
+        assert _served_fingerprint(port, ours) == kept
+        assert _served_fingerprint(port, ours) == kept
+        assert caplog.text.count("goes on with the certificate that it has") == 1
+        shutil.copy(ours.parent / "other" / "server" / "key.pem", ours / "server" / "key.pem")
+        assert _served_fingerprint(port, ours) == _on_disk(ours) != kept
+        next(stream)
+        assert _name(port, found.channel, found.metadata) == name
+
+
+def test_a_certificate_that_expires_ends_its_stream_and_opens_no_other(
+    ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(ours / "server", log=AccessLog(ours / "access.jsonl"))
+    first, second = (device_credentials(ours / "devices" / n).channel for n in ("edge-1", "edge-2"))
+    with (
+        _serving(gate, server_credentials(ours / "server")) as port,
+        _channel(port, first) as one,
+        _channel(port, second) as other,
+    ):
+        make_device(ours, "edge-1", days=1, renew=True)
+        short = device_credentials(ours / "devices" / "edge-1").channel
+        with _channel(port, short) as channel:
+            stream = channel.unary_stream("/test/Stream")(b"", timeout=TIMEOUT_S)
+            next(stream)
+            bystander = other.unary_stream("/test/Stream")(b"", timeout=TIMEOUT_S)
+            next(bystander)
+            tomorrow = datetime.now(UTC) + timedelta(days=1, minutes=1)
+            monkeypatch.setattr("eaves.network.credentials._now", lambda: tomorrow)
+            with pytest.raises(grpc.RpcError) as ended:
+                for _ in stream:
+                    pass
+            assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "the certificate expired on 20" in str(ended.value.details())
+            with pytest.raises(grpc.RpcError, match="the certificate expired"):
+                channel.unary_unary("/test/Name")(b"", timeout=TIMEOUT_S)
+            next(bystander)
+            assert bytes(one.unary_unary("/test/Name")(b"", timeout=TIMEOUT_S)) == b"edge-1"
+    (line,) = map(json.loads, (ours / "access.jsonl").read_text().splitlines()[-1:])
+    assert (line["event"], "the certificate expired" in line["why"]) == ("refused", True)
+
+
+def test_whom_the_gate_refuses_and_why_is_written_down(ours: Path) -> None:
+    gate = Gate(ours / "server", "tokens", log=AccessLog(ours / "denied.jsonl"))
+    secret = "eaves-token.edge-3." + "x" * 43
+    wrong: list[dict[str, str]] = [
+        {},
+        {"authorization": f"Bearer {secret}"},
+        {"authorization": "Bearer a\nforged\x1b[2J"},
+    ]
+    for metadata in wrong:
+        with pytest.raises(AccessError):
+            gate.identify({}, metadata, "ipv4:192.0.2.7:4242")
+    lines = [json.loads(line) for line in (ours / "denied.jsonl").read_text().splitlines()]
+    assert [line["source"] for line in lines] == ["ipv4:192.0.2.7"] * 3
+    assert [line["why"] for line in lines] == [
+        "this cloud asks for a token, and none was sent",
+        *["the token is unknown to this cloud"] * 2,
+    ]
+    assert secret[-43:] not in (ours / "denied.jsonl").read_text()
 
 
 # Tokens

@@ -1,17 +1,20 @@
 """The cloud's front against callers that do not behave: each is refused in words, alone."""
 
 import gc
+import json
 import logging
 import os
 import resource
 import shutil
 import socket
+import ssl
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -34,7 +37,8 @@ from tests.network.conftest import (
 from eaves.codecs.base import parse_codec
 from eaves.codecs.upload import pack_upload
 from eaves.errors import ConfigError
-from eaves.network.certificates import revoke
+from eaves.network.accesslog import AccessLog
+from eaves.network.certificates import make_device, make_server, revoke
 from eaves.network.channel import insecure_target, secure_target
 from eaves.network.credentials import Gate, server_credentials
 from eaves.network.eaves_pb2 import (
@@ -553,6 +557,66 @@ def test_what_is_revoked_ends_on_an_open_stream_within_two_seconds(
     again = caller_of(secure_target(cloud.address, stolen))
     again.send(EdgeMessage(hello=hello()))
     assert again.refusal()[0] == "UNAUTHENTICATED"
+
+
+def test_a_certificate_that_expires_ends_its_stream_and_the_log_says_so(
+    cloud_of: CloudOf,
+    caller_of: CallerOf,
+    certs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = certs / "ours" / "server"
+    gate = Gate(folder, log=AccessLog(tmp_path / "access.jsonl"))
+    cloud = cloud_of(gate=gate, credentials=server_credentials(folder))
+    make_device(certs / "ours", "edge-1", days=1, renew=True)
+    callers = {
+        name: caller_of(secure_target(cloud.address, certs / "ours" / "devices" / name))
+        for name in ("edge-1", "edge-9")
+        if name == "edge-1" or make_device(certs / "ours", name)
+    }
+    for caller in callers.values():
+        caller.enter()
+        caller.upload(1)
+        caller.receipt_of(1)
+    tomorrow = datetime.now(UTC) + timedelta(days=1, minutes=1)
+    monkeypatch.setattr("eaves.network.credentials._now", lambda: tomorrow)
+    expired_at = monotonic()
+    code, details = callers["edge-1"].refusal()
+    assert monotonic() - expired_at < 2.0
+    assert code == "UNAUTHENTICATED"
+    assert "the certificate expired on 20" in details
+    callers["edge-9"].upload(2)
+    callers["edge-9"].receipt_of(2)
+    lines = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
+    found = [(line["event"], line["name"]) for line in lines]
+    assert sorted(found[:2]) == [("admitted", "edge-1"), ("admitted", "edge-9")]
+    assert found[2:] == [("refused", "edge-1")]
+    assert lines[2]["address"].startswith(("ipv4:127.0.0.1:", "ipv6:"))
+    assert "expired" in lines[2]["why"]
+
+
+def test_a_renewed_certificate_is_shown_by_a_cloud_that_runs(
+    cloud_of: CloudOf, caller_of: CallerOf, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eaves.network.credentials._RECHECK_S", 0.0)
+    cloud = secured(cloud_of, certs)
+    device = certs / "ours" / "devices" / "edge-1"
+    caller = caller_of(secure_target(cloud.address, device))
+    caller.enter()
+    host, _, port = cloud.address.rpartition(":")
+    make_server(certs / "ours", ["localhost", "127.0.0.1"], renew=True)
+    context = ssl.create_default_context(cafile=str(device / "ca.pem"))
+    context.load_cert_chain(device / "cert.pem", device / "key.pem")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        shown = tls.getpeercert(binary_form=True)
+    pem = (certs / "ours" / "server" / "cert.pem").read_text()
+    assert shown == ssl.PEM_cert_to_DER_cert(pem)
+    caller.upload(1)  # the stream of before goes on
+    caller.receipt_of(1)
 
 
 def _upload_for(caller: Caller, seconds: float) -> None:

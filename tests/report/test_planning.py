@@ -330,7 +330,7 @@ def test_limits_that_leave_nothing_name_every_cut(eaves: Eaves, profile_file: Pa
         if place.startswith("full-"):  # which holds inputs alone, or the whole net
             assert ("edge memory" in line) == (place == "full-edge")
     assert len(lines) == 1 + len(cuts) + 2 + 1
-    assert lines[-1].startswith("Raise a limit")
+    assert lines[-1].startswith("  Raise a limit")
 
 
 def test_a_preset_has_its_memory_as_a_limit(eaves: Eaves, figures: Profile, tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ Where both are on one machine and nothing is said, a private authority is made f
 trying things out is encrypted, too.
 """
 
-import ipaddress
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import grpc
 
-from eaves.errors import ConfigError
-from eaves.experiments.netconfig import AgentConfig, InferConfig, ServeConfig, parse_address
+from eaves.errors import ConfigError, StorageError
+from eaves.experiments.netconfig import AgentConfig, InferConfig, ServeConfig
+from eaves.network.accesslog import NAME, AccessLog
 from eaves.network.channel import Target, insecure_target, secure_target
 from eaves.network.credentials import Gate, server_credentials
+from eaves.network.proxies import is_loopback, proxy_for
+from eaves.runtime.transaction import locked, unfinished
 
 CERTS: Final = Path("certs")
 """Where credentials are when no folder is named."""
@@ -30,7 +33,7 @@ def gate_of(config: ServeConfig) -> tuple[Gate, grpc.ServerCredentials | None]:
         ConfigError: no credentials for a network, or some that cannot be used.
         StateError: a list of what is revoked is missing or damaged.
     """
-    here = is_loopback(config.listen)
+    here, log = is_loopback(config.listen), AccessLog(config.out / NAME)
     if config.insecure:
         if not here:
             _log.warning(
@@ -38,21 +41,28 @@ def gate_of(config: ServeConfig) -> tuple[Gate, grpc.ServerCredentials | None]:
                 "is sent, and everyone can pretend to be any edge",
                 config.listen,
             )
-        return Gate(None), None
+        return Gate(None, log=log), None
     folder = config.credentials or CERTS / "server"
+    _finish_changes(folder.parent)
     if config.credentials is None and not folder.exists():
         if not here:
             raise ConfigError(
                 f"give --credentials FOLDER for {config.listen}, which `eaves certs init` makes; "
                 "or --insecure, to go without encryption and without proof of who is there"
             )
-        from eaves.network.certificates import initialise, make_device
+        from eaves.network.certificates import prepare_machine
 
-        initialise(CERTS, _LOCAL_HOSTS)
-        make_device(CERTS, LOCAL_EDGE)
-        _log.info("made credentials for this machine in %s", CERTS)
+        if prepare_machine(CERTS, _LOCAL_HOSTS, LOCAL_EDGE):
+            _log.info("made credentials for this machine in %s", CERTS)
     credentials = server_credentials(folder, config.auth)  # says best what is not there
-    return Gate(folder, config.auth), credentials
+    return Gate(folder, config.auth, log=log), credentials
+
+
+def _finish_changes(folder: Path) -> None:
+    """Finish what a killed `eaves certs` has left, where this user may."""
+    if unfinished(folder):
+        with suppress(FileNotFoundError, StorageError), locked(folder):
+            pass  # locked() finishes it
 
 
 def target_of(config: AgentConfig | InferConfig) -> Target | None:
@@ -63,6 +73,8 @@ def target_of(config: AgentConfig | InferConfig) -> Target | None:
     """
     if config.cloud is None:
         return None
+    if (proxy := proxy_for(config.cloud)) is not None:
+        _log.warning("the way to %s goes through %s", config.cloud, proxy)
     if config.insecure:
         if not is_loopback(config.cloud):
             _log.warning("INSECURE: everyone on the way to %s can read what is sent", config.cloud)
@@ -75,16 +87,3 @@ def target_of(config: AgentConfig | InferConfig) -> Target | None:
             "(`eaves serve` on this machine makes credentials for this machine.)"
         )
     return secure_target(config.cloud, folder)
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an address HOST:PORT cannot be reached from another machine.
-
-    >>> is_loopback("localhost:7443"), is_loopback("0.0.0.0:7443")
-    (True, False)
-    """
-    host = parse_address(address)[0]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

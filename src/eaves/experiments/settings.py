@@ -53,7 +53,7 @@ def read_settings(
 def read_text(path: Path) -> str:
     """Return what is in a file of settings; raises :class:`ConfigError` where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors mark UTF-8
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
 

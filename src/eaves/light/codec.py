@@ -117,8 +117,6 @@ def decode_floats(data: Buffer, *, shape: tuple[int, ...]) -> Features:
     """
     codecs = ("fp32", "fp16", _SCALED)
     payload = expect_answer(data, rows=shape[0], values=prod(shape[1:]), codecs=codecs)
-        data, rows=shape[0], values=prod(shape[1:]), codecs=("fp32", "fp16", _SCALED)
-    )
     layout = payload.layout
     expect_bytes("parameters", len(payload.params), 1 if payload.codec == _SCALED else 0)
     expect_bytes("body", len(payload.body), layout.elements * (4 if payload.codec == "fp32" else 2))

@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 
 from eaves.errors import PayloadError
 from eaves.network.channel import Target, connect
-from eaves.network.credentials import explain
 from eaves.network.eaves_pb2 import Answer, Query, StatusReply, StatusRequest
+from eaves.network.failures import explain
 from eaves.network.refusals import FATAL, RefusedError, plain_words
 from eaves.network.wire import INFER, PROTOCOL, STATUS, pack, unpack
 
@@ -85,7 +85,8 @@ class CloudClient:
         try:
             reply = method(request, timeout=timeout_s, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            details = plain_words(explain(error) or error.details() or error.code().name)
+            about = explain(error, self._target.address)
+            details = plain_words(about or error.details() or error.code().name)
             if error.code() in FATAL:
                 raise RefusedError(
                     f"the cloud at {self._target.address} refuses: {details}"

@@ -8,24 +8,24 @@ A folder of credentials, where only ``authority`` is needed to make more of them
     devices/NAME/{ca.pem, token}
 
 ``issued.json`` lists all that was made, so that a name can be revoked when its files are long on
-the device; the server's two lists are derived from it. Keys are EC P-256, extensions those of
-RFC 5280 4.2.1. Commands that run at the same time wait for each other.
+the device; the server's two lists are derived from it. Commands that run at the same time wait for
+each other. Each changes all of its files or none, whatever ends it
+(:mod:`eaves.runtime.transaction`), and leaves a line in ``access.jsonl``.
 """
 
-import fcntl
-import ipaddress
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 
-from eaves.errors import ConfigError, StateError, StorageError, unknown
+from eaves.errors import ConfigError, StateError, unknown
+from eaves.network.accesslists import expect_name
+from eaves.network.accesslog import NAME, AccessLog
 from eaves.network.credentials import (
     CA,
     CERTIFICATE,
@@ -34,34 +34,30 @@ from eaves.network.credentials import (
     TOKEN,
     TOKENS,
     digest_of,
-    expect_name,
     read_file,
 )
-from eaves.network.x509 import fingerprint_of
-from eaves.runtime.files import write_atomically
+from eaves.network.issuing import (
+    Pair,
+    device_pair,
+    expect_days,
+    expect_hosts,
+    new_authority,
+    server_pair,
+)
+from eaves.runtime.transaction import Content, commit, locked
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 except ModuleNotFoundError as error:
     raise ConfigError('certificates need cryptography: pip install "eaves[serve]"') from error
 
 DAYS: Final = 397
 """How long a certificate is valid: the longest that browsers took of public ones (398) less one."""
-AUTHORITY_DAYS: Final = 3650
-_MAX_DAYS: Final = 3650
-_BACKDATED: Final = timedelta(hours=1)  # for devices whose clock is a little behind
 _SECRET, _PUBLIC = 0o600, 0o644  # the server's lists may be written by root and read by a service
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_ISSUED: Final = "authority/issued.json"
+_AUTHORITY: Final = ("authority", "authority")  # its kind and name in that list
 
 
 @final
@@ -88,21 +84,6 @@ class Issued:
         return "expired" if self.expires and self.expires <= datetime.now(UTC) else "valid"
 
 
-@final
-class _Pair(NamedTuple):
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    def issued(self, kind: str, name: str) -> Issued:
-        return Issued(
-            kind=kind,
-            name=name,
-            sha256=fingerprint_of(self.certificate.public_bytes(Encoding.DER)),
-            made=_now(),
-            expires=self.certificate.not_valid_after_utc,
-        )
-
-
 def make_authority(folder: Path) -> Path:
     """Make the authority that certificates in ``folder`` come from; return its own folder.
 
@@ -110,38 +91,63 @@ def make_authority(folder: Path) -> Path:
         ConfigError: there is one already; it is never replaced.
         StorageError: the disk is full or refuses.
     """
-    home = _made_folder(folder / "authority")
-    with _locked(folder):
-        if any(home.iterdir()):
-            raise ConfigError(
-                f"{home} holds an authority already. To give the server a new certificate, renew "
-                "that (--renew); to start anew, so that every device needs new credentials, "
-                "remove or rename the folder"
-            )
-        key = ec.generate_private_key(ec.SECP256R1())
-        # A name of its own: else a device that holds another authority sees a bad signature.
-        name = _common_name(f"Eaves authority {secrets.token_hex(4)}")
-        builder = _builder(name, name, key, key, _now() + timedelta(days=AUTHORITY_DAYS))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        builder = builder.add_extension(_key_usage(signs_certificates=True), True)
-        made = _Pair(builder.sign(key, hashes.SHA256()), key)
-        _write_key(home / "ca.key", key)
-        _write_certificate(home / CA, made.certificate)
-        _record(folder, [made.issued("authority", "authority")])
-    return home
+    with _locked(folder, make=True):
+        _expect_no_authority(folder)
+        made = new_authority(_now())
+        commit(folder, _lists([_issued(made, *_AUTHORITY)]) | _authority_files(made))
+        _record(folder, "authority made", made)
+    return folder / "authority"
 
 
 def initialise(folder: Path, hosts: Sequence[str], *, days: int = DAYS) -> None:
-    """Make an authority and the server's certificate, or neither where that cannot be.
+    """Make an authority and the server's certificate, or neither, whatever ends the process.
 
     Raises:
         ConfigError: a host cannot be one, or there is an authority already.
         StorageError: the disk is full or refuses.
     """
-    _hosts(hosts)
-    _expect_days(days)
-    make_authority(folder)
-    make_server(folder, hosts, days=days)
+    expect_hosts(hosts)
+    expect_days(days)
+    with _locked(folder, make=True):
+        _expect_no_authority(folder)
+        _expect_free(folder / "server", (CERTIFICATE, KEY), renew=False)
+        _make_all(folder, hosts, days, devices=())
+
+
+def prepare_machine(folder: Path, hosts: Sequence[str], device: str) -> bool:
+    """Make an authority, a server's certificate and that of one device: all of them, or nothing.
+
+    Nothing is made where ``folder`` has a server's credentials already, which may be those of
+    another process that was quicker. Return whether something was made.
+
+    Raises:
+        ConfigError: there is an authority, and no server.
+        StorageError: the disk is full or refuses.
+    """
+    expect_hosts(hosts)
+    with _locked(folder, make=True):
+        if (folder / "server").exists():
+            return False
+        _expect_no_authority(folder)
+        _make_all(folder, hosts, DAYS, devices=(expect_name(device),))
+    return True
+
+
+def _make_all(folder: Path, hosts: Sequence[str], days: int, devices: Sequence[str]) -> None:
+    authority = new_authority(_now())
+    server = server_pair(authority, hosts, days, _now())
+    made = {name: device_pair(authority, name, days, _now()) for name in devices}
+    issued = [_issued(authority, *_AUTHORITY), _issued(server, "server", " ".join(hosts))]
+    issued += [_issued(pair, "device", name) for name, pair in made.items()]
+    files = _lists(issued) | _authority_files(authority)
+    files |= _pair_files("server", server, authority)
+    for name, pair in made.items():
+        files |= _pair_files(f"devices/{name}", pair, authority)
+    commit(folder, files)
+    _record(folder, "authority made", authority)
+    _record(folder, "server certificate made", server, hosts=" ".join(hosts))
+    for name, pair in made.items():
+        _record(folder, "device certificate made", pair, name=name)
 
 
 def make_server(
@@ -153,15 +159,15 @@ def make_server(
         ConfigError: a host cannot be one, or there is a certificate and ``renew`` is not given.
         StorageError: the disk is full or refuses.
     """
-    alternative = x509.SubjectAlternativeName(_hosts(hosts))
+    expect_hosts(hosts)
     home = folder / "server"
     with _locked(folder):
         _expect_free(home, (CERTIFICATE, KEY), renew=renew)
-        usage = ExtendedKeyUsageOID.SERVER_AUTH
         authority = _authority(folder)
-        made = _certificate(authority, "Eaves cloud", usage, days, alternative)
-        _record(folder, [*_recorded(folder), made.issued("server", " ".join(hosts))])
-        _write_pair(home, made, authority)
+        made = server_pair(authority, hosts, days, _now())
+        issued = [*_recorded(folder), _issued(made, "server", " ".join(hosts))]
+        commit(folder, _lists(issued) | _pair_files("server", made, authority))
+        _record(folder, _word("server certificate", renew), made, hosts=" ".join(hosts))
     return home
 
 
@@ -181,9 +187,10 @@ def make_device(folder: Path, name: str, *, days: int = DAYS, renew: bool = Fals
         _expect_free(home, (CERTIFICATE, KEY), renew=renew)
         _expect_no_other(home, TOKEN)
         authority = _authority(folder)
-        made = _certificate(authority, name, ExtendedKeyUsageOID.CLIENT_AUTH, days)
-        _record(folder, [*issued, made.issued("device", name)])
-        _write_pair(home, made, authority)
+        made = device_pair(authority, name, days, _now())
+        files = _lists([*issued, _issued(made, "device", name)])
+        commit(folder, files | _pair_files(f"devices/{name}", made, authority))
+        _record(folder, _word("device certificate", renew), made, name=name)
     return home
 
 
@@ -205,10 +212,13 @@ def make_token(folder: Path, name: str, *, renew: bool = False) -> Path:
         _expect_no_other(home, CERTIFICATE)
         token = f"eaves-token.{name}.{secrets.token_urlsafe(32)}"
         entry = Issued(kind="token", name=name, sha256=digest_of(token), made=_now(), expires=None)
-        authority = _authority(folder)
-        _record(folder, [*issued, entry])
-        _write_certificate(_made_folder(home) / CA, authority.certificate)
-        write_atomically(home / TOKEN, f"{token}\n".encode(), mode=_SECRET)
+        files = _lists([*issued, entry])
+        files[f"devices/{name}/{CA}"] = Content(_authority(folder).certificate_pem, _PUBLIC)
+        files[f"devices/{name}/{TOKEN}"] = Content(f"{token}\n".encode(), _SECRET)
+        commit(folder, files)
+        _log_of(folder).write(
+            _word("token", renew), name=name, sha256=entry.sha256[:16], uid=os.getuid()
+        )
     return home
 
 
@@ -228,7 +238,12 @@ def revoke(folder: Path, name: str) -> list[Issued]:
         if name not in names:
             raise unknown("device", name, names)
         valid = [entry for entry in issued if entry.name == name and _revocable(entry)]
-        _record(folder, [replace(e, revoked=now) if e in valid else e for e in issued])
+        commit(folder, _lists([replace(e, revoked=now) if e in valid else e for e in issued]))
+        for entry in valid:
+            digest = entry.sha256[:16]
+            _log_of(folder).write(
+                f"{entry.kind} revoked", name=name, sha256=digest, uid=os.getuid()
+            )
     return [replace(entry, revoked=now) for entry in valid]
 
 
@@ -250,33 +265,34 @@ def _revocable(entry: Issued) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, *, make: bool = False) -> Iterator[None]:
     """Keep other commands away: none may write a list without what this one adds."""
     try:
-        lock = os.open(folder / "authority", os.O_RDONLY)
-    except OSError as error:
+        with locked(folder, make=make):
+            yield
+    except FileNotFoundError as error:
         raise _no_authority(folder) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _no_authority(folder: Path) -> ConfigError:
     return ConfigError(
-        f"no authority in {folder}; make one with: eaves certs init --hosts NAME-OF-THE-CLOUD"
+        f"no authority in {folder}; make one with: eaves certs init --host NAME-OF-THE-CLOUD"
     )
 
 
 def _recorded(folder: Path) -> list[Issued]:
-    path = folder / "authority" / "issued.json"
+    path = folder / _ISSUED
     if not path.exists():
         raise _no_authority(folder)
     try:
         return [_entry(facts) for facts in json.loads(path.read_bytes())["issued"]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StateError(f"{path} is damaged; bring it back from a backup") from error
+
+
+def _issued(made: Pair, kind: str, name: str) -> Issued:
+    ends = made.certificate.not_valid_after_utc
+    return Issued(kind=kind, name=name, sha256=made.fingerprint, made=_now(), expires=ends)
 
 
 def _entry(facts: dict[str, Any]) -> Issued:
@@ -289,26 +305,49 @@ def _entry(facts: dict[str, Any]) -> Issued:
     return Issued(**(facts | read))
 
 
-def _record(folder: Path, issued: Sequence[Issued]) -> None:
-    """Write the list of all that was made, and the server's lists that follow from it.
+def _lists(issued: Sequence[Issued]) -> dict[str, Content]:
+    """Return the list of all that was made, and the server's lists that follow from it.
 
-    Before the secret itself is written: there must be none that cannot be revoked.
+    They come before the secrets themselves: there must be none that cannot be revoked.
     """
     rows = [{k: _plain(v) for k, v in asdict(entry).items()} for entry in issued]
-    server = _made_folder(folder / "server")
     lists = {
-        folder / "authority" / "issued.json": {"issued": rows},
-        server / REVOKED: {
+        _ISSUED: {"issued": rows},
+        f"server/{REVOKED}": {
             "revoked": [row for row in rows if row["kind"] == "device" and row["revoked"]]
         },
-        server / TOKENS: {"tokens": [row for row in rows if row["kind"] == "token"]},
+        f"server/{TOKENS}": {"tokens": [row for row in rows if row["kind"] == "token"]},
     }
-    for path, content in lists.items():
-        write_atomically(path, json.dumps(content, indent=1).encode(), mode=_PUBLIC)
+    return {
+        path: Content(json.dumps(content, indent=1).encode(), _PUBLIC)
+        for path, content in lists.items()
+    }
+
+
+def _log_of(folder: Path) -> AccessLog:
+    return AccessLog(folder / NAME)
+
+
+def _record(folder: Path, event: str, made: Pair, **facts: str) -> None:
+    _log_of(folder).write(event, sha256=made.fingerprint[:16], **facts, uid=os.getuid())
+
+
+def _word(what: str, renew: bool) -> str:
+    return f"{what} renewed" if renew else f"{what} made"
 
 
 def _plain(value: str | datetime | None) -> str | None:
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _expect_no_authority(folder: Path) -> None:
+    home = folder / "authority"
+    if home.is_dir() and any(home.iterdir()):
+        raise ConfigError(
+            f"{home} holds an authority already. To give the server a new certificate, renew "
+            "that (--renew); to start anew, so that every device needs new credentials, "
+            "remove or rename the folder"
+        )
 
 
 def _expect_untaken(issued: Sequence[Issued], name: str, home: Path, *, renew: bool) -> None:
@@ -336,10 +375,10 @@ def _expect_no_other(home: Path, other: str) -> None:
         )
 
 
-# Certificates
+# Files
 
 
-def _authority(folder: Path) -> _Pair:
+def _authority(folder: Path) -> Pair:
     home = folder / "authority"
     certificate_pem, key_pem = read_file(home / CA), read_file(home / "ca.key", secret=True)
     try:
@@ -353,120 +392,23 @@ def _authority(folder: Path) -> _Pair:
         raise StateError(f"{home / 'ca.key'} is not the key of {home / CA}")
     if certificate.not_valid_after_utc <= _now():
         raise ConfigError(f"the authority in {home} has expired; remove the folder and start anew")
-    return _Pair(certificate, key)
-
-
-def _certificate(
-    authority: _Pair,
-    name: str,
-    usage: x509.ObjectIdentifier,
-    days: int,
-    alternative: x509.SubjectAlternativeName | None = None,
-) -> _Pair:
-    _expect_days(days)
-    key = ec.generate_private_key(ec.SECP256R1())
-    # None outlives its authority.
-    ends = min(_now() + timedelta(days=days), authority.certificate.not_valid_after_utc)
-    issuer = authority.certificate.subject
-    builder = _builder(_common_name(name), issuer, key, authority.key, ends)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-    builder = builder.add_extension(_key_usage(signs_certificates=False), True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
-    if alternative is not None:
-        builder = builder.add_extension(alternative, False)
-    return _Pair(builder.sign(authority.key, hashes.SHA256()), key)
-
-
-def _expect_days(days: int) -> None:
-    if not 1 <= days <= _MAX_DAYS:
-        raise ConfigError(f"expected a validity of 1 to {_MAX_DAYS} days, got {days}")
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    ends: datetime,
-) -> x509.CertificateBuilder:
-    """Return what all certificates have in common."""
-    public, issuer_public = key.public_key(), issuer_key.public_key()
-    by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_now() - _BACKDATED)
-        .not_valid_after(ends)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
-        .add_extension(by, False)
-    )
-
-
-def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    if not hosts:
-        raise ConfigError("name the hosts by which edges call the cloud, as in: cloud.example")
-    return [_host(host) for host in hosts]
-
-
-def _host(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    # Labels of digits only are addresses with a slip in them.
-    if len(host) > 253 or not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit():
-        raise ConfigError(
-            f"expected a host name or an IP address, without a port, got {host[:80]!r}"
-        ) from None
-    return x509.DNSName(host.lower())
-
-
-# Files
+    return Pair(certificate, key)
 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _made_folder(path: Path) -> Path:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {path}: {error.strerror}") from error
-    return path
+def _authority_files(made: Pair) -> dict[str, Content]:
+    return {
+        "authority/ca.key": Content(made.key_pem, _SECRET),
+        f"authority/{CA}": Content(made.certificate_pem, _PUBLIC),
+    }
 
 
-def _write_pair(home: Path, made: _Pair, authority: _Pair) -> None:
-    _write_certificate(_made_folder(home) / CA, authority.certificate)
-    _write_key(home / KEY, made.key)
-    _write_certificate(home / CERTIFICATE, made.certificate)
-
-
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_atomically(path, pem, mode=_SECRET)
-
-
-def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    write_atomically(path, certificate.public_bytes(Encoding.PEM), mode=_PUBLIC)
+def _pair_files(home: str, made: Pair, authority: Pair) -> dict[str, Content]:
+    return {
+        f"{home}/{CA}": Content(authority.certificate_pem, _PUBLIC),
+        f"{home}/{KEY}": Content(made.key_pem, _SECRET),
+        f"{home}/{CERTIFICATE}": Content(made.certificate_pem, _PUBLIC),
+    }

@@ -5,30 +5,41 @@ Nothing here needs more than gRPC and Python, so a device can do with it. The fi
 ``key.pem`` (mutual TLS) or ``token`` (TLS, and a bearer token); the server's holds ``ca.pem``,
 ``cert.pem``, ``key.pem``, ``revoked.json`` and ``tokens.json``.
 
-A peer's name is that of its certificate or token, never one that it claims. What is revoked is
-refused when it connects, and :meth:`Gate.expect_allowed` ends what is open by then. Not
-guaranteed: a certificate that expires does not end a stream that is open; TLS looks at its dates
-when a connection begins.
+A peer's name is that of its certificate or token, never one that it claims. What is revoked or has
+expired is refused when it connects, and :meth:`Gate.expect_allowed` ends what is open by then. A
+server takes up new files while it runs: each new connection gets what is in the folder then.
+
+Not guaranteed: whom TLS itself refuses (a certificate of another authority, or none) is turned away
+before a name is known, and is in no access log.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 import ssl
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Any, Final, final
 
 import grpc
 
 from eaves.errors import AccessError, ConfigError, StateError, unknown
-from eaves.network.x509 import CertificateFacts, fingerprint_of, read_certificate
+from eaves.network.accesslists import (
+    EDGE_NAME,
+    Watched,
+    by_digest,
+    expect_name,
+    read_revoked,
+    stamp_of,
+)
+from eaves.network.accesslog import AccessLog
+from eaves.network.x509 import CertificateFacts, read_certificate
 
 CA: Final = "ca.pem"
 CERTIFICATE: Final = "cert.pem"
@@ -38,30 +49,10 @@ REVOKED: Final = "revoked.json"
 TOKENS: Final = "tokens.json"
 
 AUTH: Final = ("certificates", "tokens")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TOKEN = re.compile(rf"eaves-token\.({_NAME.pattern})\.[A-Za-z0-9_-]{{43}}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TOKEN = re.compile(rf"eaves-token\.({EDGE_NAME.pattern})\.[A-Za-z0-9_-]{{43}}")
 _SOON: Final = timedelta(days=30)
+_RECHECK_S: Final = 1.0  # how often the server's files are looked at, at most
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-def expect_name(name: str) -> str:
-    """Return the name of an edge if it can be one, and hence that of a folder.
-
-    Raises:
-        ConfigError: it cannot.
-
-    >>> expect_name("../edge")
-    Traceback (most recent call last):
-    eaves.errors.ConfigError: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that...
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            "expected a name of 1 to 64 letters, digits, '.', '_' and '-' that begins with a "
-            f"letter or digit, got {name[:80]!r}"
-        )
-    return name
 
 
 def digest_of(token: str) -> str:
@@ -83,9 +74,52 @@ def server_credentials(folder: Path, auth: str = "certificates") -> grpc.ServerC
     """
     if auth not in AUTH:
         raise unknown("auth", auth, AUTH)
-    ca, (certificate, key, _) = _authority(folder), _own_certificate(folder)
     mutual = auth == "certificates"
-    return grpc.ssl_server_credentials([(key, certificate)], ca if mutual else None, mutual)
+    files = _ServerFiles(folder, mutual)
+    return grpc.dynamic_ssl_server_credentials(files.first, files.renewed, mutual)
+
+
+@final
+class _ServerFiles:
+    """The server's certificate, key and authority; those that were renewed are taken up.
+
+    What cannot be used is said in the log, once, and what was used before stays.
+    """
+
+    def __init__(self, folder: Path, mutual: bool):
+        self._folder, self._mutual = folder, mutual
+        self._lock, self._next_s = threading.Lock(), 0.0
+        self._stamp = self._stamped()  # before reading: what is written in between is seen later
+        self.first = self._read()
+
+    def renewed(self) -> Any:
+        """Return what new connections get from now on; None: the same as before.
+
+        gRPC asks with each connection, in threads of its own.
+        """
+        with self._lock:
+            if (now_s := time.monotonic()) < self._next_s:
+                return None
+            self._next_s = now_s + _RECHECK_S
+            if (stamp := self._stamped()) == self._stamp:
+                return None
+            self._stamp = stamp
+            try:
+                found = self._read()
+            except ConfigError as error:
+                _log.error("the server goes on with the certificate that it has: %s", error)
+                return None
+            _log.info("new certificate of the server, from %s", self._folder)
+            return found
+
+    def _read(self) -> Any:
+        ca, (certificate, key, _) = _authority(self._folder), _own_certificate(self._folder)
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], ca if self._mutual else None
+        )
+
+    def _stamped(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(stamp_of(self._folder / name) for name in (CA, CERTIFICATE, KEY))
 
 
 @final
@@ -96,50 +130,8 @@ class Peer:
     name: str
     proof: str = field(repr=False)
     """SHA-256 of its certificate or token; empty where the name is only claimed."""
-
-
-@final
-class _Watched(Generic[T]):
-    """What a file says, read again when it has changed; looks at most every ``recheck_s``."""
-
-    def __init__(self, path: Path, read: Callable[[str], T], recheck_s: float):
-        self._path, self._read, self._recheck_s = path, read, recheck_s
-        self._stamp: tuple[int, ...] | None = None
-        self._value: T | None = None
-        self._problem, self._next_s = "", 0.0
-
-    def value(self) -> T:
-        """Return what the file says.
-
-        Raises:
-            StateError: the file is missing or damaged.
-        """
-        now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + self._recheck_s
-            self._look()
-        if self._value is None:
-            raise StateError(
-                f"the server's list {self._path.name} is {self._problem}: nobody is let in until "
-                "its operator has mended it"
-            )
-        return self._value
-
-    def _look(self) -> None:
-        value, problem, stamp = None, "", None
-        try:
-            found = self._path.stat()  # before reading: what is written in between is seen later
-            stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
-            if stamp == self._stamp:
-                return
-            value = self._read(self._path.read_text(encoding="utf-8"))
-        except OSError as error:
-            problem, stamp = f"not there or not readable ({error.strerror})", None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            problem = "damaged"
-        if problem and problem != self._problem:
-            _log.error("nobody is let in: %s is %s", self._path, problem)
-        self._value, self._problem, self._stamp = value, problem, stamp
+    expires: datetime | None = field(default=None, repr=False)
+    """When its certificate does; None: never, as tokens do."""
 
 
 @final
@@ -147,19 +139,28 @@ class Gate:
     """Names each peer and refuses those who may not come in, by the lists in ``folder``.
 
     With no folder, peers are what they claim to be: for tests and trusted networks only. The lists
-    are read again when they have changed, at most every ``recheck_s`` seconds.
+    are read again when they have changed, at most every ``recheck_s`` seconds. Who is let in or
+    refused is written to ``log``.
 
     Raises:
         StateError: a list in ``folder`` is missing or damaged.
     """
 
-    def __init__(self, folder: Path | None, auth: str = "certificates", *, recheck_s: float = 1.0):
+    def __init__(
+        self,
+        folder: Path | None,
+        auth: str = "certificates",
+        *,
+        log: AccessLog | None = None,
+        recheck_s: float = 1.0,
+    ):
+        self._log = log
         if auth not in AUTH:
             raise unknown("auth", auth, AUTH)
         self._insecure, self._by_token = folder is None, auth == "tokens"
         where = folder or Path()
-        self._revoked = _Watched(where / REVOKED, read_revoked, recheck_s)
-        self._tokens = _Watched(where / TOKENS, _by_digest, recheck_s)
+        self._revoked = Watched(where / REVOKED, read_revoked, recheck_s)
+        self._tokens = Watched(where / TOKENS, by_digest, recheck_s)
         if folder is not None:
             try:
                 self._expect_proof("")
@@ -171,29 +172,61 @@ class Gate:
                 ) from error
 
     def identify(
-        self, auth_context: Mapping[str, Iterable[bytes]], metadata: Mapping[str, str]
+        self,
+        auth_context: Mapping[str, Iterable[bytes]],
+        metadata: Mapping[str, str],
+        address: str = "",
     ) -> Peer:
         """Return who is there, by what gRPC says of the connection and of the call.
 
+        ``address`` is where it comes from, for the access log.
+
         Raises:
-            AccessError: it brings no proof, or one that is unknown or revoked.
+            AccessError: it brings no proof, or one that is unknown, revoked or has expired.
             StateError: a list is damaged, so that nobody is let in.
         """
+        try:
+            return self._identified(auth_context, metadata)
+        except (AccessError, StateError) as error:
+            self.refused(error, address=address)
+            raise
+
+    def _identified(
+        self, auth_context: Mapping[str, Iterable[bytes]], metadata: Mapping[str, str]
+    ) -> Peer:
         if self._insecure:
             return Peer(_expect_peer_name(metadata.get("eaves-edge", "")), "")
         if self._by_token:
             return self._of_token(_bearer(metadata))
         return self._of_certificate(auth_context)
 
+    def admitted(self, peer: Peer, address: str = "") -> None:
+        """Write to the access log that ``peer`` was let in to train."""
+        if self._log is not None:
+            source = f"edge {peer.name}"  # an edge that comes from many addresses counts once
+            self._log.write(
+                "admitted", source=source, address=address, name=peer.name, proof=peer.proof[:16]
+            )
+
+    def refused(self, error: Exception, *, name: str = "", address: str = "") -> None:
+        """Write to the access log that a peer was refused, or its stream ended, and why."""
+        if self._log is not None:
+            source = f"edge {name}" if name else _host_of(address)
+            kind = type(error).__name__
+            self._log.write(
+                "refused", source=source, address=address, name=name, kind=kind, why=str(error)
+            )
+
     def expect_allowed(self, peer: Peer) -> None:
         """Let a peer that was identified stay.
 
         Raises:
-            AccessError: it has been revoked since.
+            AccessError: it has been revoked since, or its certificate has expired.
             StateError: a list is damaged, so that nobody stays.
         """
         if not self._insecure:
             self._expect_proof(peer.proof)
+            _expect_current(peer.expires)
 
     def still_allowed(self, peer: Peer) -> bool:
         """Whether :meth:`expect_allowed` lets ``peer`` stay."""
@@ -209,11 +242,12 @@ class Gate:
         if not pem:
             raise AccessError("this cloud asks for a certificate, and none was shown")
         try:
-            proof = fingerprint_of(ssl.PEM_cert_to_DER_cert(pem))
+            facts = read_certificate(pem)
         except ValueError as error:
             raise AccessError("the certificate that was shown cannot be read") from error
-        peer = Peer(_expect_peer_name(name), proof)
+        peer = Peer(_expect_peer_name(name), facts.fingerprint, facts.ends)
         self._expect_proof(peer.proof)
+        _expect_current(peer.expires)  # TLS looked when the connection began, which may be long ago
         return peer
 
     def _of_token(self, token: str) -> Peer:
@@ -235,6 +269,20 @@ class Gate:
         return found.name
 
 
+def _expect_current(ends: datetime | None) -> None:
+    if ends is not None and _now() >= ends:
+        raise AccessError(f"the certificate expired on {_day(ends)}; its holder needs a new one")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _host_of(address: str) -> str:
+    """Return gRPC's name of a peer without its port, which is another one each time."""
+    return address.rpartition(":")[0] or address or "unknown"
+
+
 def _expect_peer_name(name: str) -> str:
     try:
         return expect_name(name)
@@ -247,56 +295,6 @@ def _bearer(metadata: Mapping[str, str]) -> str:
     if scheme.lower() != "bearer" or not token:
         raise AccessError("this cloud asks for a token, and none was sent")
     return token.strip()
-
-
-@final
-@dataclass(frozen=True)
-class TokenEntry:
-    """A token that was given out, by its digest."""
-
-    name: str
-    digest: str = field(repr=False)
-    revoked: bool
-
-
-def read_revoked(text: str) -> frozenset[str]:
-    """Return the fingerprints in ``revoked.json``.
-
-    Raises:
-        ValueError, TypeError, KeyError: it is damaged; no entry is passed over.
-    """
-    return frozenset(_digest(entry["sha256"]) for entry in _entries(text, "revoked"))
-
-
-def read_tokens(text: str) -> tuple[TokenEntry, ...]:
-    """Return the entries of ``tokens.json``.
-
-    Raises:
-        ValueError, TypeError, KeyError: it is damaged; no entry is passed over.
-    """
-    return tuple(
-        TokenEntry(
-            expect_name(entry["name"]), _digest(entry["sha256"]), entry["revoked"] is not None
-        )
-        for entry in _entries(text, "tokens")
-    )
-
-
-def _by_digest(text: str) -> dict[str, TokenEntry]:
-    return {entry.digest: entry for entry in read_tokens(text)}
-
-
-def _entries(text: str, kind: str) -> list[dict[str, Any]]:
-    found = json.loads(text)[kind]
-    if not isinstance(found, list):
-        raise TypeError(f"expected a list of {kind}")
-    return found
-
-
-def _digest(value: str) -> str:
-    if not _DIGEST.fullmatch(value):
-        raise ValueError("expected 64 hexadecimal digits")
-    return value
 
 
 # The device's side
@@ -395,7 +393,7 @@ def _expect_valid(path: Path, pem: bytes) -> CertificateFacts:
         facts = read_certificate(pem.decode("ascii", errors="replace"))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    now = datetime.now(UTC)
+    now = _now()
     if now >= facts.ends:
         raise ConfigError(
             f"{path} expired on {_day(facts.ends)}; make a new one with `eaves certs` (--renew)"
@@ -412,61 +410,3 @@ def _expect_valid(path: Path, pem: bytes) -> CertificateFacts:
 
 def _day(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC")
-
-
-# Words for what TLS says
-
-_RENEW = "the operator makes a new one with `eaves certs init --renew`"
-_FAILURES: Final = (
-    (
-        "certificate has expired",
-        f"the cloud's certificate has expired ({_RENEW}), or this machine's clock is ahead",
-    ),
-    (
-        "certificate is not yet valid",
-        "the cloud's certificate is not valid yet: is this machine's clock behind?",
-    ),
-    (
-        "Hostname Verification Check failed",
-        "the cloud's certificate is for other host names or addresses than the one it was called "
-        f"by; {_RENEW}, with --hosts",
-    ),
-    (
-        "unsupported certificate purpose",
-        "what answers there shows a certificate that is not a server's",
-    ),
-    (
-        "WRONG_VERSION_NUMBER",
-        "what answers there does not speak TLS: is it a cloud started with --insecure?",
-    ),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "the cloud's certificate is of another authority than the ca.pem of this device",
-    ),
-    (
-        "BAD_SIGNATURE",
-        "the cloud's certificate is of another authority than the ca.pem of this device",
-    ),
-)
-# All that a client learns of TLS 1.3 when the server does not like what it was shown.
-_HUNG_UP: Final = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
-
-
-def explain(error: grpc.RpcError) -> str | None:
-    """Return why an edge could not connect, in words, if gRPC's details tell; else None.
-
-    A server that hangs up does not say why: the words then name all that it may be.
-    """
-    if error.code() is not grpc.StatusCode.UNAVAILABLE:
-        return None
-    details = error.details() or ""
-    for mark, words in _FAILURES:
-        if mark in details:
-            return words
-    if "failed to connect" in details and any(mark in details for mark in _HUNG_UP):
-        return (
-            "the cloud hung up while the connection was made. If that goes on: it does not take "
-            "this device's certificate (expired, not valid yet, of another authority, or none), "
-            "or only one side was started with --insecure; the cloud's log may say which"
-        )
-    return None

@@ -79,7 +79,8 @@ class NetworkedEdge:
                 self._lanes.close()
                 self._uplink.close()
                 for thread in threads:
-                    thread.join()
+                    if thread.ident is not None:  # else starting it has failed, or was interrupted
+                        thread.join()
                 self._count()  # what was sent after the last snapshot
 
     def _events(self, stop: threading.Event) -> Iterator[Mark | None]:

@@ -55,7 +55,7 @@ from eaves.network.wire import (
 from eaves.network.workqueue import QueryWork, UploadWork
 from eaves.runtime.process import return_freed_memory
 
-_TICK_S: Final = 1.0  # how soon a revoked edge is noticed
+_TICK_S: Final = 1.0  # how soon it is noticed that an edge is revoked or has expired
 _MAX_RUN_NAME: Final = 64
 _MOST_TICKET: Final = 64
 _MAX_WORDS: Final = 2000  # of a refusal: gRPC would not carry many more
@@ -100,14 +100,18 @@ class Service:
         self, messages: AsyncIterator[Message_], context: Context
     ) -> AsyncIterator[Message]:
         """One edge's training."""
+        peer = None
         try:
             peer, share = await self._admit(context)
+            self._gate.admitted(peer, context.peer())
             await share.pause()
             with share.stream():
                 async with aclosing(self._trained(messages, peer, share)) as answers:
                     async for message in answers:
                         yield message
         except EavesError as error:
+            if peer is not None:  # else the gate has said why
+                self._gate.refused(error, name=peer.name, address=context.peer())
             _log.info("a stream ended", extra={"peer": context.peer(), "why": str(error)})
             await _abort(context, error)
 
@@ -255,7 +259,7 @@ class Service:
             raise BusyError("the cloud is stopping; try again later")
         metadata = {str(k): v for k, v in context.invocation_metadata() or ()}
         try:
-            peer = self._gate.identify(context.auth_context(), metadata)
+            peer = self._gate.identify(context.auth_context(), metadata, context.peer())
         except AccessError:
             await self.shares.of(host_of(context)).pause()
             raise

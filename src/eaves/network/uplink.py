@@ -16,10 +16,10 @@ from typing import Any, Final, final
 import grpc
 
 from eaves.errors import EavesError
-from eaves.network.channel import Target, connect
+from eaves.network.channel import Target, connect, renewed
 from eaves.network.claims import expect_kind, expect_pace, expect_receipt, expect_welcome
-from eaves.network.credentials import explain
 from eaves.network.eaves_pb2 import CloudMessage, EdgeMessage, Finish, Hello, Receipt, Welcome
+from eaves.network.failures import explain
 from eaves.network.refusals import FATAL, LateError, ProtocolError, RefusedError, plain_words
 from eaves.network.spool import Entry, Spool
 from eaves.network.wire import PROTOCOL, TRAIN, pack_edge_message, unpack
@@ -213,7 +213,7 @@ class Uplink:
         code = error.code()
         if self._closing.is_set():
             return
-        details = plain_words(explain(error) or error.details() or "")
+        details = plain_words(explain(error, self._target.address) or error.details() or "")
         if (claim := _claim_in(code, details)) is not None:
             self._violated(claim)
         elif code in FATAL:
@@ -243,7 +243,7 @@ class Uplink:
             grpc.RpcError: the connection ended.
             EavesError: why this side has ended it.
         """
-        attempt = _Attempt()
+        attempt, target = _Attempt(), renewed(target)
         with connect(target) as channel:
             method = channel.stream_stream(TRAIN, pack_edge_message, unpack(CloudMessage))
             self._call = method(self._outgoing(attempt), metadata=target.metadata)

@@ -14,7 +14,7 @@ from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditEvent, AuditRecord, run_audit
 from eaves.report.live import Line, Live
 from eaves.report.signals import interruptible
-from eaves.report.stdout import console
+from eaves.report.stdout import console, error_console
 from eaves.report.verdicts import (
     ATTACK_HEADS,
     RANK_CAPTION,
@@ -47,7 +47,7 @@ def show_audit(source: Path, config: AuditConfig, *, as_json: bool) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C ended the audit, after what was found is printed and written.
     """
-    out, err = console(), Console(stderr=True)
+    out, err = console(), error_console()
     with interruptible() as asked, Live(err, "audit") as live:
         stage = ""
         for event in run_audit(source, config, stop=asked.stop):
@@ -63,7 +63,7 @@ def show_audit(source: Path, config: AuditConfig, *, as_json: bool) -> int:
         out.out(f"Record is in {record.folder}{hint}", highlight=False)
     if not record.complete:
         err.out("interrupted; what is printed was found before", highlight=False)
-        raise KeyboardInterrupt
+        raise asked.interruption()
     return exit_code(record)
 
 

@@ -29,7 +29,10 @@ def show_init(folder: Path, hosts: Sequence[str], *, days: int, renew: bool) -> 
     server = _latest(folder, "server")
     _say(f"server: {folder / 'server'}, for {server.name}, until {_day(server.expires)}")
     if renew:
-        _say("the cloud takes it up when it is started again")
+        _say(
+            "a cloud that runs with that folder shows it to new connections within seconds; to "
+            "another, copy the folder"
+        )
     else:
         _say(f"next: eaves certs device NAME --folder {folder}")
     return 0

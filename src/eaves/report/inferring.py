@@ -21,7 +21,7 @@ from eaves.network.waiting import CloudLate
 from eaves.report.calibration import calibration_json, calibration_table, draw_calibration
 from eaves.report.figures import expect_figure
 from eaves.report.serving import with_data
-from eaves.report.stdout import ANSWERED_BY, console, plain_table
+from eaves.report.stdout import ANSWERED_BY, console, error_console, plain_table
 
 
 def show_infer(
@@ -30,7 +30,7 @@ def show_infer(
     """Answer the test set and print what came of it; as JSON, a line for each example as well."""
     origin = with_data(open_origin(source), data, data_root)
     printed, target = console(), target_of(config)
-    err = Console(stderr=True)
+    err = error_console()
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("answering", total=None)
         for event in infer(origin, config, target):

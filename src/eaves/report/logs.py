@@ -6,7 +6,6 @@ Modules log to ``logging.getLogger(__name__)`` and configure nothing; a command 
 import json
 import logging
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,13 +13,11 @@ from typing import Any, Final, final
 
 from eaves.errors import unknown
 from eaves.experiments.netconfig import LOGS
+from eaves.report.printable import printable_line
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 _USUAL: Final = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime"])
 """What every record has; whatever else one has was given as ``extra``."""
-# What is written came from elsewhere in part: no line of ours may be forged by it, no terminal led.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
 Redact = Callable[[str], str]
 """Takes secrets out of a text."""
 
@@ -89,9 +86,9 @@ class TextLines(logging.Formatter):
         extra = {k: _plain(v, self._redact) for k, v in _extra(record).items()}
         shown = ", ".join(f"{k}={v}" for k, v in extra.items())
         message = self._redact(record.getMessage()) + (f" ({shown})" if shown else "")
-        lines = [start + _printable(message)]
+        lines = [start + printable_line(message)]
         if trace := _trace(self, record):
-            lines += [f"    {_printable(line)}" for line in self._redact(trace).splitlines()]
+            lines += [f"    {printable_line(line)}" for line in self._redact(trace).splitlines()]
         return "\n".join(lines)
 
 
@@ -122,12 +119,3 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     info = record.exc_info
     raised = formatter.formatException(info) if info and info[0] else ""
     return "\n".join(part for part in (raised, record.stack_info) if part)
-
-
-def _printable(text: str) -> str:
-    r"""Return ``text`` with its control characters written out.
-
-    >>> _printable("fine\x1b[2J, and\na forged line")
-    'fine\\x1b[2J, and\\na forged line'
-    """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

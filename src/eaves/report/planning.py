@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, final
 
-from rich.console import Console
-
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig
@@ -30,7 +28,7 @@ from eaves.planner.simulate import Outcome
 from eaves.report.figures import draw_plan, expect_figure
 from eaves.report.plans import fleet_text, places_text, plan_facts, plan_table, words_text
 from eaves.report.profiles import codecs_table, device_table, stages_table
-from eaves.report.stdout import console
+from eaves.report.stdout import console, error_console
 from eaves.runtime.files import write_atomically
 
 _PLAN_BUDGET_S = 2.0  # of timing, so that a plan answers within seconds
@@ -166,7 +164,7 @@ def _probed(settings: ProfileConfig, config: PlanConfig, plan: Plan) -> dict[Can
 
 def _last_of(events: Iterator[str | T], kind: type[T]) -> T:
     """Show what is being done on the standard error, and return what comes in the end."""
-    err = Console(stderr=True)
+    err = error_console()
     with err.status("") as status:
         for event in events:
             if isinstance(event, kind):

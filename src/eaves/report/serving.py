@@ -9,8 +9,6 @@ from pathlib import Path
 from time import localtime, monotonic, strftime
 from typing import Any, Final
 
-from rich.console import Console
-
 from eaves.core.units import bytes_text
 from eaves.experiments.access import gate_of, target_of
 from eaves.experiments.agent import AgentProgress, run_agent
@@ -26,7 +24,7 @@ from eaves.network.redaction import redact
 from eaves.report.live import Live
 from eaves.report.logs import configure
 from eaves.report.signals import interruptible
-from eaves.report.stdout import console, plain_table, print_lines
+from eaves.report.stdout import console, error_console, plain_table, print_lines
 from eaves.runtime.files import held
 
 _EVERY_S: Final = 10.0
@@ -167,7 +165,7 @@ def show_agent(
     origin = with_data(open_origin(source), data, data_root)
     target = target_of(config)
     assert target is not None  # an agent's settings name a cloud
-    err = Console(stderr=True)
+    err = error_console()
     with held(config.out), interruptible() as asked, Live(err, origin.config.method) as live:
         for event in run_agent(origin, config, target, stop=asked.stop):
             if isinstance(event, AgentProgress):

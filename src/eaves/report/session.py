@@ -15,7 +15,7 @@ from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
 from eaves.report.live import Live
 from eaves.report.signals import interruptible
-from eaves.report.stdout import console
+from eaves.report.stdout import console, error_console
 from eaves.report.tables import comparison_table
 
 
@@ -27,7 +27,7 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the session, after a checkpoint was written.
     """
-    out, err = console(), Console(stderr=True)
+    out, err = console(), error_console()
     runs = {own_name(config): config, **compared(config)}
     if interrupted(config) and not (resume or overwrite):
         raise ConfigError(
@@ -44,7 +44,7 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
             if not record["complete"]:
                 hint = f"interrupted; go on with: eaves train --resume {config.out}"
                 err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
-                raise KeyboardInterrupt
+                raise asked.interruption()
             records[name] = record
             if (choice := record["hardware"].get("precision_chosen")) is not None:
                 err.out(f"{name}: {choice_text(choice)}", highlight=False)

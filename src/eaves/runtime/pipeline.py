@@ -68,7 +68,8 @@ class Pipeline:
             finally:
                 self._lanes.close()
                 for thread in threads:
-                    thread.join()
+                    if thread.ident is not None:  # else starting it has failed, or was interrupted
+                        thread.join()
 
     def _threads(self, edge: Callable[[], None]) -> list[threading.Thread]:
         bodies = {"edge": edge}

@@ -1,0 +1,96 @@
+"""Flags as they stand in a command: those that are given more than once.
+
+A flag that takes a list takes it in pieces, too: what it is given each time adds up. Of all others
+the last counts, as everywhere, and it is said that the others do not.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+COMMA_LISTS: Final = frozenset(
+    {
+        "--attacks",
+        "--codecs",
+        "--compare",
+        "--cuts",
+        "--input-codecs",
+        "--methods",
+        "--private",
+    }
+)
+"""Flags whose value is a list with commas between."""
+MANY: Final = frozenset({"--host"})
+"""Flags that take any number of words."""
+
+
+def flags_of(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return the flags in ``argv`` with the word behind each, None where it is another flag.
+
+    >>> flags_of(["train", "--epochs", "3", "--json", "--lr=0.1"])
+    [('--epochs', '3'), ('--json', None), ('--lr', '0.1')]
+    """
+    found: list[tuple[str, str | None]] = []
+    for i, word in enumerate(argv):
+        if not word.startswith("--") or word == "--":
+            continue
+        name, equals, value = word.partition("=")
+        behind = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
+        found.append((name.replace("_", "-"), value if equals else behind))
+    return found
+
+
+def accumulated(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return ``argv`` with the pieces of lists put together, and what has to be said about it.
+
+    >>> accumulated(["audit", "--attacks", "labels", "--attacks=rank"])
+    (['audit', '--attacks', 'labels,rank'], [])
+    >>> accumulated(["init", "--host", "a", "--host", "b", "c"])
+    (['init', '--host', 'a', 'b', 'c'], [])
+    >>> accumulated(["train", "--epochs", "3", "--epochs", "5"])[1]
+    ['--epochs is given twice, as 3 and 5: the last counts']
+    """
+    given: dict[str, list[str]] = {}
+    for name, value in flags_of(argv):
+        if value is not None:
+            given.setdefault(name, []).append(value)
+    hints = [
+        f"{name} is given {_times(len(values))}, as {_listed(values)}: the last counts"
+        for name, values in given.items()
+        if len(set(values)) > 1 and name not in COMMA_LISTS | MANY
+    ]
+    words = list(argv)
+    for name in sorted(COMMA_LISTS | MANY):
+        if len(given.get(name, ())) > 1:
+            words = _gathered(words, name)
+    return words, hints
+
+
+def _gathered(argv: Sequence[str], flag: str) -> list[str]:
+    """Return ``argv`` with all values of ``flag`` behind its first place."""
+    rest: list[str] = []
+    values: list[str] = []
+    at, i = None, 0
+    while i < len(argv):
+        name, equals, value = argv[i].partition("=")
+        i += 1
+        if name.replace("_", "-") != flag or not name.startswith("--"):
+            rest.append(argv[i - 1])
+            continue
+        at = len(rest) if at is None else at
+        if equals:
+            values.append(value)
+        while i < len(argv) and not argv[i].startswith("--") and (flag in MANY or not equals):
+            values.append(argv[i])
+            i += 1
+            if flag not in MANY:
+                break
+    given = values if flag in MANY else [",".join(values)]
+    return [*rest[:at], flag, *given, *rest[at:]]
+
+
+def _times(n: int) -> str:
+    return "twice" if n == 2 else f"{n} times"
+
+
+def _listed(values: Sequence[str]) -> str:
+    return f"{', '.join(values[:-1])} and {values[-1]}"
