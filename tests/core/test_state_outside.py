@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call, no-any-return, misc, index, attr-defined"
 """Nets with state outside what a trace records: every cut offered is the net, or it is refused.
 
 The comparison here is of its own: the halves are trained beside the net, step by step, and so are
@@ -8,6 +9,7 @@ Dimension key:  B batch   D features
 
 import copy
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-from eaves.core.net import StagedNet, cut_points, split_at, staged
+from eaves.core.net import StagedNet, cut_points, split_at
 from eaves.errors import CutError
 
 pytestmark = [
@@ -56,7 +58,8 @@ class Layers(nn.Module):
         self.inner = nn.Identity() if inner is None else inner
         self.register_buffer("buf", torch.linspace(0.5, 1.5, D))
         self.register_buffer("n", torch.zeros(()))
-        self.calls, self.kept, self.given = 0, [], forward
+        self.calls, self.given = 0, forward
+        self.kept: list[Tensor] = []
 
     def forward(self, x: Tensor) -> object:
         return self.given(self, x)
@@ -90,7 +93,9 @@ def root(name: str, refused: str = "", cuts: tuple[str, ...] = ()) -> Callable[[
     return add
 
 
-def sub(name: str, refused: str = "", cuts: tuple[str, ...] = ("a",)) -> Callable[[Forward], Forward]:
+def sub(
+    name: str, refused: str = "", cuts: tuple[str, ...] = ("a",)
+) -> Callable[[Forward], Forward]:
     """Add a net with a submodule whose forward is the function decorated."""
 
     def add(forward: Forward) -> Forward:
@@ -184,12 +189,12 @@ sub("checkpoint")(lambda m, x: checkpoint(lambda z: m.lin(z).tanh(), x, use_reen
 root("detached", cuts=("a",))(lambda n, x: n.c(n.b(n.a(x).detach())))
 
 
-@both("branch on grad mode", "changes|answer otherwise|keep|cannot")
+@both("branch on grad mode", "whether gradients are kept")
 def _grad_branch(m: Any, x: Tensor) -> object:
     return x * 2 if torch.is_grad_enabled() else x * 3
 
 
-@both("hook on a value", "")
+@both("hook on a value", "control flow")
 def _value_hook(m: Any, x: Tensor) -> object:
     y = x * 1
     if y.requires_grad:
@@ -245,7 +250,7 @@ TOTAL = 0
 
 def _reset() -> None:
     global TOTAL
-    COUNT[0] = TOTAL = Layers.shared = 0  # type: ignore[attr-defined]
+    COUNT[0] = TOTAL = Layers.shared = 0
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
@@ -266,8 +271,8 @@ def _global_number(n: Any, x: Tensor) -> object:
 
 @root("attribute of the class", "class attribute Layers.shared")
 def _class_attribute(n: Any, x: Tensor) -> object:
-    Layers.shared += 1  # type: ignore[attr-defined]
-    return n.c(n.b(n.a(x)) * Layers.shared)  # type: ignore[attr-defined]
+    Layers.shared += 1
+    return n.c(n.b(n.a(x)) * Layers.shared)
 
 
 @sub("global list, inside")
@@ -301,7 +306,7 @@ def _clamped(m: Any, x: Tensor) -> object:
     return (m.lin if hasattr(m, "lin") else m.b)(x)
 
 
-@root("weight's data changed in forward", cuts=("a",))
+@root("weight's data changed in forward", cuts=("b",))
 def _data(n: Any, x: Tensor) -> object:
     n.b.weight.data.mul_(0.5)
     return n.c(n.b(n.a(x)))
@@ -349,7 +354,9 @@ def _generator(m: Any, x: Tensor) -> object:
     return x + torch.randn(D, generator=m.own)
 
 
-root("noise like x", cuts=("a", "add"))(lambda n, x: n.c((lambda z: z + torch.rand_like(z))(n.a(x))))
+root("noise like x", cuts=("a", "add"))(
+    lambda n, x: n.c((lambda z: z + torch.rand_like(z))(n.a(x)))
+)
 root("dropout without a mode", cuts=("a", "dropout"))(
     lambda n, x: n.c(functional.dropout(n.a(x), 0.5))
 )
@@ -452,7 +459,8 @@ def _tied(how: str) -> Callable[[], nn.Module]:
     return build
 
 
-for _how in ("parameter", "storage", "transposed", "overlapping"):
+_SHARED = ("storage", "transposed", "overlapping")
+for _how in ("parameter", *_SHARED):
     CASES[f"tied by {_how}"] = Case(_tied(_how), ("b", "relu"))
 CASES["flattened, not tied"] = Case(_tied("flat"), ("a", "b", "relu"))
 
@@ -482,7 +490,9 @@ def _stateful_twice() -> nn.Module:
     return Layers(lambda n, x: n.c(n.inner(n.b(n.inner(n.a(x))))), inner)
 
 
-CASES["a counter on both sides"] = Case(_stateful_twice, refused="answer otherwise|leave the attrib")
+CASES["a counter on both sides"] = Case(
+    _stateful_twice, refused="answer otherwise|leave the attrib"
+)
 
 # Modes
 
@@ -567,7 +577,9 @@ _HOOKS: dict[str, Callable[[nn.Module], object]] = {
     "full_backward_pre": lambda m: m.register_full_backward_pre_hook(lambda m, g: (g[0] * 0.5,)),
 }
 for _kind, _add in _HOOKS.items():
-    CASES[f"{_kind} hook on the net"] = Case(_hooked("net", _add), refused="a hook on the net itself")
+    CASES[f"{_kind} hook on the net"] = Case(
+        _hooked("net", _add), refused="a hook on the net itself"
+    )
     CASES[f"{_kind} hook on a layer"] = Case(_hooked("b", _add), ("a", "b"))
     CASES[f"{_kind} hook on a container"] = Case(_hooked("inner", _add), ("a", "b", "inner"))
 
@@ -610,10 +622,7 @@ _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 for _kind, _norm in _NORMS.items():
     CASES[_kind] = Case(_normed(_norm), ("a", "b"))
 CASES["parametrized weight that is read"] = Case(
-    _normed(_NORMS["parametrization"], reads=True), refused="computes with weights|cannot"
-)
-CASES["weight norm that is read"] = Case(
-    _normed(_NORMS["weight norm"], reads=True), refused="gradient|weight|answer"
+    _normed(_NORMS["parametrization"], reads=True), ("a", "linear")
 )
 
 # What crosses, and in place
@@ -632,7 +641,9 @@ class Bag(nn.Module):
         return self.function(x) if bool(torch.ones(()) > 0) else x
 
 
-def _bags(pack: Callable[[Any], object], unpack: Callable[[Any], object]) -> Callable[[], nn.Module]:
+def _bags(
+    pack: Callable[[Any], object], unpack: Callable[[Any], object]
+) -> Callable[[], nn.Module]:
     layers = lambda: [nn.Linear(D, D), Bag(pack), Bag(unpack), nn.Linear(D, 2)]  # noqa: E731
     return lambda: nn.Sequential(*layers())
 
@@ -645,7 +656,7 @@ for _kind, _pack, _unpack in (
     ("batch in pieces", lambda x: x.reshape(-1, 2), lambda x: x.reshape(-1, D)),
     ("batch by batch", lambda x: (x @ x.t(), x), lambda t: t[0] @ t[1]),
 ):
-    CASES[f"crossing: {_kind}"] = Case(_bags(_pack, _unpack), ("0", "2"))
+    CASES[f"crossing: {_kind}"] = Case(_bags(_pack, _unpack), ("0",))
     CASES[f"crossing, staged: {_kind}"] = Case(
         lambda pack=_pack, unpack=_unpack: StagedNet(
             [("0", nn.Linear(D, D)), ("1", Bag(pack)), ("2", Bag(unpack)), ("3", nn.Linear(D, 2))]
@@ -661,7 +672,12 @@ CASES["staged: in place"] = Case(
 )
 CASES["staged: in place through a view"] = Case(
     lambda: StagedNet(
-        [("a", nn.Linear(D, D)), ("v", nn.Flatten()), ("r", nn.ReLU(inplace=True)), ("b", nn.Tanh())]
+        [
+            ("a", nn.Linear(D, D)),
+            ("v", nn.Flatten()),
+            ("r", nn.ReLU(inplace=True)),
+            ("b", nn.Tanh()),
+        ]
     ),
     ("a", "v", "r"),
 )
@@ -692,7 +708,7 @@ root("size of the batch", cuts=("a", "b", "view"))(
     lambda n, x: n.c((lambda size: n.b(n.a(x)).view(size, D))(x.shape[0]))
 )
 CASES["size of the input"] = Case(
-    lambda: Layers(lambda n, x: n.c(n.b(n.a(x)).view(*x.shape) / x.shape[1])), ("a", "b"), "", (D,)
+    lambda: Layers(lambda n, x: n.c(n.b(n.a(x)).view(x.shape) / x.shape[1])), ("a", "b"), "", (D,)
 )
 root("table of positions", cuts=("a", "b"))(
     lambda n, x: (lambda table: n.c(n.b(n.a(x)) + table))(n.buf.exp() * 2)
@@ -769,12 +785,19 @@ def _lock() -> nn.Module:
     return net
 
 
+def _compiled() -> nn.Module:
+    compiled: Any = torch.compile(Layers(_plain))
+    return compiled
+
+
 CASES["__call__ of the net"] = Case(lambda: Called(D, D), refused="a __call__ of its own")
-CASES["__call__ of a layer"] = Case(lambda: nn.Sequential(nn.Linear(D, D), Called(D, D)), ("0",))
+CASES["__call__ of a layer"] = Case(
+    lambda: nn.Sequential(nn.Linear(D, D), Called(D, D)), (), "__call__ of its own"
+)
 CASES["forward set on the object"] = Case(_forward_set, refused="forward set on the object")
 CASES["a lock"] = Case(_lock, refused="cannot be copied .*lock")
 CASES["DataParallel"] = Case(lambda: nn.DataParallel(Layers(_plain)), refused="net.module")
-CASES["torch.compile"] = Case(lambda: torch.compile(Layers(_plain)), refused="_orig_mod")
+CASES["torch.compile"] = Case(_compiled, refused="_orig_mod")
 CASES["TorchScript"] = Case(
     lambda: torch.jit.script(nn.Sequential(nn.Linear(D, D), nn.ReLU())), refused="TorchScript"
 )
@@ -802,8 +825,9 @@ def _build(case: Case) -> nn.Module:
 
 def _state(net: nn.Module) -> dict[str, Any]:
     """Return all that a caller could find changed in a net and around it."""
-    found: dict[str, Any] = {"rng": (torch.get_rng_state().tolist(), random.getstate())}
-    found["outside"] = (COUNT[0], TOTAL, Layers.shared, np.random.get_state()[1].tolist())  # type: ignore[attr-defined,index]
+    numpy: Any = np.random.get_state()
+    found: dict[str, Any] = {"outside": (COUNT[0], TOTAL, Layers.shared)}
+    found["draws"] = bytes(torch.get_rng_state().numpy()), random.getstate(), bytes(numpy[1])
     found["grad mode"] = torch.is_grad_enabled()
     for name, module in net.named_modules():
         found[f"mode of {name}"] = module.training
@@ -827,7 +851,7 @@ def _inputs(net: nn.Module, example: Any) -> Iterator[Tensor]:
 def _steps(parts: Iterable[nn.Module], xs: list[Tensor]) -> Iterator[list[Tensor | bool | None]]:
     """Train for two steps, evaluate twice; yield what there is to see after each."""
     parts = list(parts)
-    weights = [p for part in parts for p in part.parameters()]
+    weights = list({id(p): p for part in parts for p in part.parameters()}.values())
     optimiser = torch.optim.SGD([p for p in weights if p.requires_grad], lr=0.1, momentum=0.9)
     for i, training in enumerate((True, True, False, False)):
         for part in parts:
@@ -854,41 +878,44 @@ def _same(one: Any, other: Any) -> bool:
     return one is other
 
 
-def _assert_same_training(case: Case, cut: str, *, apart: bool) -> None:
-    net = _build(case)
+def _assert_same_training(case: Case, cut: str, *, copied: bool) -> None:
+    """Train the net, its halves, and copies of these that share nothing, as on two machines."""
+    net, twin = _build(case), _build(case)
     xs = list(_inputs(net, case.example))
-    wanted = list(_steps([net], xs))
-    names = dict(net.named_parameters()), dict(net.named_buffers()), dict(net.named_modules())
-
-    twin = _build(case)
     split = split_at(twin, cut, example=case.example)
-    assert _state(twin)["outside"] == (0, 0, 0, _state(twin)["outside"][3])
+    assert (COUNT[0], TOTAL, Layers.shared) == (0, 0, 0)
     halves: list[nn.Module] = [split.edge, split.cloud]
-    if apart:
-        halves = [copy.deepcopy(half) for half in halves]
-    got = list(_steps(halves, xs))
-    for i, (a, b) in enumerate(zip(wanted, got, strict=True)):
-        assert all(map(_same, a, b)), f"step {i} at {cut}"
-    twins = dict(twin.named_parameters()), dict(twin.named_buffers()), dict(twin.named_modules())
-    back = {
-        id(mine): theirs
-        for half, original in zip(halves, (split.edge, split.cloud), strict=True)
-        for mine, theirs in (
-            *zip(original.parameters(), half.parameters(), strict=True),
-            *zip(original.buffers(), half.buffers(), strict=True),
-            *zip(original.modules(), half.modules(), strict=True),
-        )
-    }
-    for kind, (ours, others) in enumerate(zip(names, twins, strict=True)):
-        for name, thing in ours.items():
-            other: Any = back.get(id(others[name]), others[name])
-            if kind == 2:
-                if id(others[name]) in back:
-                    assert thing.training == other.training, f"mode of {name}"
-                continue
-            assert torch.equal(thing, other), f"{name} at {cut}"
-            assert _same(thing.grad, other.grad), f"gradient of {name} at {cut}"
-            assert thing.requires_grad == other.requires_grad
+    apart = [copy.deepcopy(half) for half in halves] if copied else []
+    wanted = list(_steps([net], xs))
+    for parts in (halves, apart)[: 1 + copied]:
+        _reset()
+        for i, (a, b) in enumerate(zip(wanted, _steps(parts, xs), strict=True)):
+            assert all(map(_same, a, b)), f"step {i} at {cut}"
+        for kind in ("parameters", "buffers", "modules"):
+            theirs = {
+                id(original): now
+                for part, half in zip(parts, halves, strict=True)
+                for original, now in zip(getattr(half, kind)(), getattr(part, kind)(), strict=True)
+            }
+            pairs = zip(getattr(net, f"named_{kind}")(), getattr(twin, kind)(), strict=True)
+            for (name, mine), original in pairs:
+                _assert_alike(f"{name} at {cut}", mine, theirs.get(id(original)))
+
+
+def _assert_alike(name: str, mine: Any, other: Any) -> None:
+    """Compare a weight, buffer or module of the net with that of the halves, if it is there."""
+    if isinstance(mine, nn.Module):
+        assert other is None or mine.training == other.training, f"mode of {name}"
+    elif other is None:  # no half needs it: then the net must not change it either
+        assert mine.grad is None, name
+    else:
+        assert torch.equal(mine, other), name
+        assert _same(mine.grad, other.grad), f"gradient of {name}"
+        assert mine.requires_grad == other.requires_grad, name
+
+
+# copy.deepcopy fails on the first, loses the hook of the second, and parts what shares memory.
+_NOT_COPIED = ("weight norm", "hook on a weight", *(f"tied by {how}" for how in _SHARED))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -899,21 +926,15 @@ def test_a_cut_is_the_net_or_is_refused_with_its_cause(name: str) -> None:
     try:
         cuts = cut_points(net, example=case.example)
     except CutError as error:
-        assert _state(net) == before
-        assert case.refused, error
-        torch.testing.assert_close(True, True)
-        assert __import__("re").search(case.refused, str(error)), error
-        return
+        cuts, said = (), str(error)
+    else:
+        said = ""
     assert _state(net) == before
+    assert bool(said) == bool(case.refused), said
+    assert re.search(case.refused, said), said
     assert set(case.cuts) <= set(cuts)
-    assert cuts or not case.cuts
     for cut in cuts:
-        _assert_same_training(case, cut, apart=False)
-        if "weight norm" != name:  # deepcopy fails on it
-            _assert_same_training(case, cut, apart=True)
-    if case.refused:
-        assert not case.cuts, "one or the other"
-        raise AssertionError(f"expected a refusal, got the cuts {cuts}")
+        _assert_same_training(case, cut, copied=name not in _NOT_COPIED)
 
 
 def test_there_are_enough_nets() -> None:

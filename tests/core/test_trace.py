@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eaves.core.net import cut_points, split_at, staged
+from eaves.core.net import StagedNet, cut_points, split_at, staged
 from eaves.core.trace import trace_stages
 from eaves.errors import CutError
 
@@ -199,8 +199,14 @@ class _Two(nn.Module):
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "two inputs": (_Two(), "_Two takes 2 inputs .* expected one tensor in and one tensor out"),
-    "two outputs": (Net(lambda n, x: (n.a(x), n.b(x))), "returns a tuple of 2; expected one tensor in"),
-    "named outputs": (Net(lambda n, x: {"y": n.a(x)}), "returns a dict with the keys 'y'; expected one tensor in"),
+    "two outputs": (
+        Net(lambda n, x: (n.a(x), n.b(x))),
+        "returns a tuple of 2; expected one tensor in",
+    ),
+    "named outputs": (
+        Net(lambda n, x: {"y": n.a(x)}),
+        "returns a dict with the keys 'y'; expected one tensor in",
+    ),
     "control flow": (_Turns(), "cannot trace _Turns.*; remove control flow.* eaves.StagedNet"),
     "self.training": (_Doubles(), "_Doubles reads self.training .*; use modules such as nn.Drop"),
     "its input": (nn.Identity(), "Identity does nothing to its input"),
@@ -286,6 +292,11 @@ def test_a_chain_of_layers_and_blocks_is_cut_between_them_without_a_trace(
         for cut in cut_points(whole):
             split = split_at(whole, cut)
             assert torch.equal(split.cloud(split.edge(x_BD)), answer_BD), cut
+
+
+def test_nets_inside_a_net_are_looked_into() -> None:
+    inner = StagedNet([("a", nn.Linear(D, D)), ("b", nn.Linear(D, D))])
+    assert cut_points(nn.Sequential(inner, nn.Linear(D, 2))) == ("0.a", "0")
 
 
 def _names(values: Iterable[Tensor]) -> set[int]:

@@ -56,7 +56,11 @@ def untouched(net: nn.Module) -> Iterator[None]:
     function that it holds, which a copy shares.
     """
     before = [
-        (module, dict(vars(module)), {k: content(v) for k, v in vars(module).items() if _kept(k, v)})
+        (
+            module,
+            dict(vars(module)),
+            {k: content(v) for k, v in vars(module).items() if _kept(k, v)},
+        )
         for module in net.modules()
     ]
     gradients = [(p, p.grad) for p in net.parameters()]
@@ -88,7 +92,7 @@ def _join_shared(net: nn.Module, memo: dict[int, Any]) -> None:
         if numbers.count(groups[id(tensor)]) < 2:
             continue
         shared = tensor.untyped_storage()
-        mine = storages.setdefault(shared.data_ptr(), shared.clone())
+        mine = storages.setdefault(shared.data_ptr(), shared.clone())  # type: ignore[no-untyped-call]
         with torch.no_grad():
             twin = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
                 mine, tensor.storage_offset(), tensor.shape, tensor.stride()

@@ -4,7 +4,7 @@ Dimension key:  B batch
 """
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -39,21 +39,16 @@ class Values:
         """Nodes that make one tensor of floating point with the batch as its first dimension."""
         self.known: dict[fx.Node, Known] = {}
         """Nodes that make whole numbers which are known once the batch is."""
+        sized: set[fx.Node] = set()
         for node in graph.nodes:
-            known = _known(*(facts.get(node) for facts in seen)) if self._sized(node) else None
+            if not _is_sized(node, sized):
+                continue
+            sized.add(node)
+            known = _known(*(facts.get(node) for facts in seen))
             if known is not None and (example.given or not _has_constant(known)):
                 self.known[node] = known
         self.free = _free(graph, self.known)
         """Nodes that can be made on either side of a cut: of numbers, weights and constants."""
-
-    def _sized(self, node: fx.Node) -> bool:
-        """Return whether a value depends on shapes alone; one of ``item()`` depends on data."""
-        if node.op == "call_function" and node.target is getattr:
-            return node.args[1] in ("shape", "ndim")
-        if node.op == "call_method":
-            return node.target in ("size", "dim", "ndimension", "numel", "nelement")
-        inputs = node.all_input_nodes
-        return node.op == "call_function" and bool(inputs) and all(n in self.known for n in inputs)
 
 
 def overwrites(module: nn.Module, node: fx.Node, value: fx.Node) -> bool:
@@ -70,6 +65,16 @@ def _in_place(node: fx.Node) -> bool:
     name = str(getattr(node.target, "__name__", node.target))
     changes = name.endswith("_") and not name.endswith("__")
     return changes or node.target in _ASSIGNMENTS or bool(node.kwargs.get("inplace"))
+
+
+def _is_sized(node: fx.Node, sized: Collection[fx.Node]) -> bool:
+    """Return whether a value depends on shapes alone; one of ``item()`` depends on data."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "ndimension", "numel", "nelement")
+    inputs = node.all_input_nodes
+    return node.op == "call_function" and bool(inputs) and all(n in sized for n in inputs)
 
 
 @final
@@ -156,10 +161,15 @@ def _free(graph: fx.Graph, known: Mapping[fx.Node, Known]) -> set[fx.Node]:
             free.add(node)
         elif node.op == "get_attr":
             free |= {node} if node.target not in changed else set()
-        elif node.op in ("call_function", "call_method") and node.all_input_nodes:
-            if not _in_place(node) and not _draws(node) and free.issuperset(node.all_input_nodes):
-                free.add(node)
+        elif _is_pure(node) and free.issuperset(node.all_input_nodes):
+            free.add(node)
     return free
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Return whether making ``node`` once more changes nothing and gives the same."""
+    operation = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
+    return operation and not _in_place(node) and not _draws(node)
 
 
 def _sources(node: fx.Node) -> set[fx.Node]:

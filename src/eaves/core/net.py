@@ -16,6 +16,7 @@ from eaves.core.modes import modes_kept
 from eaves.core.sharing import memory_groups, weights_of
 from eaves.core.surroundings import Surroundings
 from eaves.core.trace import Stages, copy_input, trace_stages
+from eaves.core.tracer import Kept
 from eaves.core.verify import Difference, difference
 from eaves.errors import CutError, unknown
 
@@ -45,7 +46,6 @@ class StagedNet(nn.Module):
         _refuse_shared_weights(pairs)
         self._traced = False  # whether its stages were found by tracing a net
         self._copies_input = False
-        self._modes: dict[str, tuple[bool, bool]] = {}
         self._compared: dict[tuple[object, ...], bool] = {}
         self._attributes: list[str] = []
         for name, stage in pairs:
@@ -60,16 +60,6 @@ class StagedNet(nn.Module):
         modules = (self.get_submodule(attribute) for attribute in self._attributes)
         return list(zip(self.names, modules, strict=True))
 
-    def train(self, mode: bool = True) -> "StagedNet":
-        """Set the mode of every stage, as the net does that they were found in.
-
-        Such a net may keep some of its layers in evaluation mode, by a ``train`` of its own.
-        """
-        super().train(mode)
-        for name, (evaluating, training) in self._modes.items():
-            self.get_submodule(name).training = training if mode else evaluating
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         """Run every stage: (B, ...) -> (B, ...)."""
         if self._copies_input:
@@ -77,6 +67,24 @@ class StagedNet(nn.Module):
         for attribute in self._attributes:
             x = self._modules[attribute](x)  # type: ignore[misc]  # never None: set in __init__
         return x
+
+
+@final
+class _Modes(nn.Module):
+    """Sets modes as a net does that keeps some of its layers in evaluation mode by its ``train``.
+
+    The last submodule of a :class:`StagedNet` whose stages were found in such a net.
+    """
+
+    def __init__(self, modes: Mapping[nn.Module, tuple[bool, bool]]):
+        super().__init__()
+        self.modes = dict(modes)
+
+    def train(self, mode: bool = True) -> "_Modes":
+        super().train(mode)
+        for module, (evaluating, training) in self.modes.items():
+            module.training = training if mode else evaluating
+        return self
 
 
 @final
@@ -101,20 +109,7 @@ def staged(net: nn.Module, example: Given = None) -> StagedNet:
     """
     if isinstance(net, StagedNet):
         return net
-    but: set[str] = set()
-    whole, source = _divided(net, example)
-    while True:  # each round joins two stages, lets one copy its input, returns or raises
-        stages = whole.stages()
-        with untouched(net):
-            found = difference(net, _parts(whole, [[stage] for stage in stages]), source)
-        if found is None or found.part is None:
-            _refuse(net, found, "its stages")
-            return whole
-        if found.overwrites:
-            copy_input(stages[found.part][1])
-        else:
-            but.add(stages[found.part - 1][0])
-            whole, source = _divided(net, example, but)
+    return _verified(net, example)[0]
 
 
 def cut_points(net: nn.Module, *, example: Given = None) -> tuple[str, ...]:
@@ -158,32 +153,77 @@ def split_at(net: nn.Module, cut: str, *, example: Given = None) -> SplitNet:
     """
     if isinstance(net, StagedNet):
         _refuse_hooks(net)
-        whole, source = net, None if example is None else example_of(example)
-    else:
-        whole, source = _divided(net, example)
+        _check_cut(net, net, cut)
+        return _halves(net, net, cut, find_example(net) if example is None else example_of(example))
+    whole, source = _divided(net, example, Kept())
+    if cut in whole.names[:-1]:
+        split = _compared(net, whole, cut, source)
+        if isinstance(split, SplitNet):
+            return split
+    # A submodule may do what a trace does not show: it is looked for, and left whole.
+    whole, source = _verified(net, example)
+    _check_cut(net, whole, cut)
+    return _halves(net, whole, cut, source)
+
+
+def _check_cut(net: nn.Module, whole: StagedNet, cut: str) -> None:
     cuts = whole.names[:-1]
     if not cuts:
         raise CutError(f"{type(net).__name__} has one stage only, so there is nowhere to cut it")
     if cut not in cuts:
         raise unknown("cut", cut, cuts, CutError)
-    return _compared(net, whole, cut, source or find_example(net))
 
 
-def _divided(net: nn.Module, given: Given, but: Collection[str] = ()) -> tuple[StagedNet, Example]:
+def _halves(net: nn.Module, whole: StagedNet, cut: str, example: Example) -> SplitNet:
+    split = _compared(net, whole, cut, example)
+    if isinstance(split, Difference):
+        raise _refusal(net, split, f"the halves at '{cut}'")
+    return split
+
+
+def _verified(net: nn.Module, given: Given) -> tuple[StagedNet, Example]:
+    """Return stages that are the net one after the other, as fine as they can be."""
+    kept, but = Kept(), set[str]()
+    suspects = _classes(net)
+    whole, source = _divided(net, given, kept)
+    while True:  # each round joins stages, lets one copy its input, returns or raises
+        stages = whole.stages()
+        with untouched(net):
+            found = difference(net, _parts(whole, [[stage] for stage in stages]), source)
+        if found is None:
+            return whole, source
+        if found.part is None:
+            if not suspects:
+                raise _refusal(net, found, "its stages")
+            for module, path in suspects.pop(0):
+                kept.add(module, path, found.what)
+        elif found.overwrites:
+            copy_input(stages[found.part][1])
+            continue
+        else:
+            but.add(stages[found.part - 1][0])
+        whole, source = _divided(net, given, kept, but)
+
+
+def _divided(
+    net: nn.Module, given: Given, kept: Kept, but: Collection[str] = ()
+) -> tuple[StagedNet, Example]:
     """Return the stages of a module, not yet compared with it, and the example that was used."""
     _refuse_wrappers(net)
     _refuse_hooks(net)
     with untouched(net), Surroundings(net).kept():
         example = None if given is None else example_of(given)
-        stages, example = trace_stages(net, example, but=but)
+        stages, example = trace_stages(net, example, kept=kept, but=but)
         whole = StagedNet(stages)
         whole._traced, whole.training = True, net.training
         _set_modes(whole, _modes_of(net))
     return whole, example
 
 
-def _compared(net: nn.Module, whole: StagedNet, cut: str, example: Example) -> SplitNet:
-    """Return the parts of ``whole``, the stages of ``net``, after they were compared with it."""
+def _compared(
+    net: nn.Module, whole: StagedNet, cut: str, example: Example
+) -> SplitNet | Difference:
+    """Return the parts of ``whole``, the stages of ``net``, or how they differ from it."""
     i = whole.names.index(cut) + 1
     stages = whole.stages()
     edge, cloud = _parts(whole, [stages[:i], stages[i:]])
@@ -194,7 +234,8 @@ def _compared(net: nn.Module, whole: StagedNet, cut: str, example: Example) -> S
             if found is not None and found.overwrites:
                 cloud._copies_input = True
                 found = difference(net, [edge, cloud], example)
-        _refuse(net, found, f"the halves at '{cut}'")
+        if found is not None:
+            return found
         whole._compared = {**whole._compared, key: cloud._copies_input}
     cloud._copies_input = whole._compared[key]
     return SplitNet(edge, cloud, cut)
@@ -202,7 +243,7 @@ def _compared(net: nn.Module, whole: StagedNet, cut: str, example: Example) -> S
 
 def _parts(whole: StagedNet, groups: Sequence[Stages]) -> list[StagedNet]:
     """Return groups of the stages of ``whole`` as nets, with its modes."""
-    modes = {whole.get_submodule(name): flags for name, flags in whole._modes.items()}
+    modes = next((m.modes for m in whole.children() if isinstance(m, _Modes)), {})
     parts = [StagedNet(stages) for stages in groups]
     for part in parts:
         part.training, part._traced = whole.training, whole._traced
@@ -213,7 +254,7 @@ def _parts(whole: StagedNet, groups: Sequence[Stages]) -> list[StagedNet]:
 def _modes_of(net: nn.Module) -> dict[nn.Module, tuple[bool, bool]]:
     """Return how a net with a ``train`` or ``eval`` of its own sets each of its modules."""
     own = type(net).train is not nn.Module.train or type(net).eval is not nn.Module.eval
-    if not own or isinstance(net, StagedNet):
+    if not own:
         return {}
     twin = copy_of(net)
     evaluating = [module.training for module in twin.eval().modules()]
@@ -222,7 +263,9 @@ def _modes_of(net: nn.Module) -> dict[nn.Module, tuple[bool, bool]]:
 
 
 def _set_modes(part: StagedNet, modes: Mapping[nn.Module, tuple[bool, bool]]) -> None:
-    part._modes = {name: modes[m] for name, m in part.named_modules() if m in modes}
+    here = {module: modes[module] for module in part.modules() if module in modes}
+    if here:
+        part.add_module("_modes_of_the_net", _Modes(here))
 
 
 def _crossings(whole: StagedNet, given: Given) -> Collection[str]:
@@ -236,7 +279,9 @@ def _crossings(whole: StagedNet, given: Given) -> Collection[str]:
         for size in (2, 3):
             x: Any = example.batch(size, whole)
             names = set()
-            for name, stage in copy_of(whole).eval().stages():  # type: ignore[operator]
+            twin = copy_of(whole).eval()
+            assert isinstance(twin, StagedNet)
+            for name, stage in twin.stages():
                 try:
                     x = stage(x)
                 except Exception as error:  # nets refuse an input with whatever comes up
@@ -250,7 +295,7 @@ def _crossings(whole: StagedNet, given: Given) -> Collection[str]:
 _WRAPPERS = {
     "DataParallel": "nn.DataParallel spreads batches over devices; cut the net inside: net.module",
     "DistributedDataParallel": "it averages gradients of processes; cut the net inside: net.module",
-    "FullyShardedDataParallel": "its weights are spread over processes; cut the net before wrapping",
+    "FullyShardedDataParallel": "its weights are spread over processes; cut it before wrapping",
     "OptimizedModule": "torch.compile has wrapped it; cut the net inside, net._orig_mod, and "
     "compile the halves",
     "ScriptModule": "TorchScript is a program of its own, which torch.fx cannot trace; cut the "
@@ -264,7 +309,7 @@ def _refuse_wrappers(net: nn.Module) -> None:
         if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
             raise CutError(f"{type(net).__name__} cannot be cut: {_WRAPPERS[kind.__name__]}")
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise CutError(
                 f"{type(net).__name__} cannot be cut yet: the shape of {name} is not known before "
                 "the first input (a lazy module); run the net once on a batch"
@@ -285,20 +330,39 @@ def _refuse_hooks(net: nn.Module) -> None:
             "forward or backward pass, and neither half has that place; remove the hook, put it on "
             "a submodule, or do its work in a module"
         )
-    if type(net).__call__ is not nn.Module.__call__ or "forward" in vars(net):
+    for module in net.modules():
+        own = type(module).__call__ is not nn.Module.__call__
+        if own and not type(module).__module__.startswith("torch."):
+            raise CutError(
+                f"{type(net).__name__} cannot be cut: {type(module).__name__} has a __call__ of "
+                "its own, which runs around its forward; write that into forward"
+            )
+    if "forward" in vars(net):
         raise CutError(
-            f"{type(net).__name__} cannot be cut: it has a __call__ of its own, or a forward set on "
-            "the object, which run around or in place of the forward of its class; write it as forward"
+            f"{type(net).__name__} cannot be cut: it has a forward set on the object, in place of "
+            "that of its class; write it into the class"
         )
 
 
-def _refuse(net: nn.Module, found: Difference | None, parts: str) -> None:
-    if found is not None:
-        raise CutError(
-            f"{type(net).__name__} cannot be cut so that it stays the same net: {parts} "
-            f"{found.what}; move what does this into a submodule, which is then kept whole, or "
-            "list the stages yourself with eaves.StagedNet"
-        )
+def _refusal(net: nn.Module, found: Difference, parts: str) -> CutError:
+    return CutError(
+        f"{type(net).__name__} cannot be cut so that it stays the same net: {parts} "
+        f"{found.what}. Its forward does what a trace does not show (it reads the type of a value, "
+        "catches an exception, keeps state): move that into a submodule, which is then kept whole, "
+        "or list the stages yourself with eaves.StagedNet"
+    )
+
+
+def _classes(net: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Return the modules of others than torch inside ``net``, those of one class together.
+
+    The innermost come first: keeping them whole costs the fewest cuts.
+    """
+    found: dict[type, list[tuple[nn.Module, str]]] = {}
+    for path, module in reversed(list(net.named_modules())):
+        if path and not type(module).__module__.startswith("torch."):
+            found.setdefault(type(module), []).append((module, path))
+    return list(found.values())
 
 
 def output_shape(net: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:

@@ -104,7 +104,9 @@ class Surroundings:
         for name in _names(function.__code__):
             if name in values:
                 self._add(values, name, f"the global variable {name}")
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             self._add(cell, "cell_contents", f"the variable {name} of {function.__qualname__}")
 
     def _add(self, owner: object, name: str, place: str) -> None:

@@ -21,6 +21,7 @@ from eaves.core.copies import copy_of
 from eaves.core.crossing import Batch, Known, Values, overwrites
 from eaves.core.example import Example, find_example, misfit
 from eaves.core.sharing import memory_groups, weights_of
+from eaves.core.surroundings import Surroundings
 from eaves.core.tracer import Constants, Kept, trace
 from eaves.errors import CutError
 
@@ -28,14 +29,19 @@ Stages = list[tuple[str, nn.Module]]
 
 
 def trace_stages(
-    net: nn.Module, example: Example | None = None, *, but: Collection[str] = ()
+    net: nn.Module,
+    example: Example | None = None,
+    *,
+    kept: Kept | None = None,
+    but: Collection[str] = (),
 ) -> tuple[Stages, Example]:
     """Return the finest cut of ``net`` into named stages that run one after the other.
 
     The stages share their weights with ``net``, which is not touched. A stage is named after the
     outermost submodule that ends with it (``layer1.0``, ``layer1``), or after the operation itself
     (``add_3``, ``flatten``). ``example`` is what inputs look like; without it one is searched for,
-    and the one that was used is returned, too. No stage ends where one called ``but`` would.
+    and the one that was used is returned, too. Modules in ``kept`` stay
+    whole, and no stage ends where one called ``but`` would.
 
     A submodule that a trace would not reproduce stays whole: one that torch.fx cannot trace, that
     reads ``self.training`` in Python, or that does what :mod:`eaves.core.tracer` lists.
@@ -44,7 +50,7 @@ def trace_stages(
         CutError: that holds for ``net`` itself, or it takes or returns more than one tensor.
         ConfigError: the example does not fit the net.
     """
-    plan = _planned(net)
+    plan = _planned(net, Kept() if kept is None else kept)
     if example is None:
         example = find_example(net)
     program = plan.program(example)
@@ -82,16 +88,16 @@ class _Traced:
         return _Program(self, Values(self.graph, module, example), example)
 
 
-def _planned(net: nn.Module) -> _Traced:
+def _planned(net: nn.Module, kept: Kept) -> _Traced:
     """Trace in both modes, and keep whole the modules that differ between them."""
     _check_inputs(net)
-    kept, twin = Kept(), copy_of(net)
+    twin, surroundings = copy_of(net), Surroundings(net)
     while True:  # each round adds to kept, returns or raises
         with torch.no_grad():
-            evaluated, _ = trace(twin.eval(), kept)
+            evaluated, _ = trace(twin.eval(), kept, surroundings)
         known = len(kept)
         with torch.enable_grad():
-            trained, constants = trace(twin.train(), kept)
+            trained, constants = trace(twin.train(), kept, surroundings)
         if len(kept) > known:
             continue  # the first trace looked into what must stay whole
         difference = _difference(trained, evaluated)
@@ -102,8 +108,9 @@ def _planned(net: nn.Module) -> _Traced:
         name, path = difference
         if not path:
             raise CutError(
-                f"{type(net).__name__} reads self.training in forward (at '{name}'), and a "
-                "trace would freeze it; use modules such as nn.Dropout instead of functions"
+                f"{type(net).__name__} reads self.training in forward (at '{name}'), or whether "
+                "gradients are kept, and a trace would freeze it; use modules such as nn.Dropout "
+                "instead of functions"
             )
         kept.add(net.get_submodule(path), path, "reads self.training")
 
@@ -290,7 +297,7 @@ class _Part:
         self._entering = self.graph.placeholder("x")
         self._made: dict[fx.Node, fx.Node] = {source: self._entering}
         if any(overwrites(program.traced.net, node, source) for node in nodes):
-            # The features belong to whoever cut there: an exit reads them too, a learner keeps them.
+            # The features belong to the caller: an exit reads them too, a learner keeps them.
             self._made[source] = self.graph.call_method("clone", (self._entering,))
         for node in nodes:
             self._made[node] = self.graph.node_copy(node, self._argument)

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from eaves.core.contents import SCALARS
 from eaves.core.copies import copy_of
+from eaves.core.surroundings import Surroundings, first_difference
 from eaves.core.typechecks import asker
 from eaves.errors import CutError
 
@@ -61,7 +62,7 @@ class Kept:
 
 
 @final
-class Whole(BaseException):  # noqa: N818  # no error, and not to be caught by code of a net
+class Whole(BaseException):  # no error, and not to be caught by code of a net
     """A trace would lose what the module at ``path`` does; ``reason`` says what that is."""
 
     def __init__(self, reason: str):
@@ -69,7 +70,7 @@ class Whole(BaseException):  # noqa: N818  # no error, and not to be caught by c
         self.reason = reason
 
 
-def trace(net: nn.Module, kept: Kept) -> tuple[fx.Graph, Constants]:
+def trace(net: nn.Module, kept: Kept, surroundings: Surroundings) -> tuple[fx.Graph, Constants]:
     """Return the trace of ``net`` in the mode in which it is, and the constants it refers to.
 
     The forward pass that is traced is that of a copy: it may leave anything behind. May add to
@@ -78,12 +79,14 @@ def trace(net: nn.Module, kept: Kept) -> tuple[fx.Graph, Constants]:
     Raises:
         CutError: the net's own ``forward`` does what a trace would lose.
     """
-    while True:  # each round adds to kept, returns or raises
-        known, twin = len(kept), copy_of(net)
-        before, tracer = _Attributes(twin), _Tracer(kept)
+    watched = False
+    while True:  # each round adds to kept, begins to watch, returns or raises
+        known, twin, outside = len(kept), copy_of(net), surroundings.state()
+        before, tracer = _Attributes(twin), _Tracer(kept, surroundings if watched else None)
         try:
-            with _functions_watched():
+            with _functions_watched(), surroundings.kept():
                 graph = tracer.trace(_OneInput(twin))
+                changes = first_difference(outside, surroundings.state()) is not None
         except Whole as whole:
             if len(kept) == known:
                 raise _refusal(net, whole.reason) from None
@@ -91,9 +94,12 @@ def trace(net: nn.Module, kept: Kept) -> tuple[fx.Graph, Constants]:
             if len(kept) == known:
                 raise _failure(net, error) from error
         else:
-            if not (changed := before.changed(twin)):
+            changed = before.changed(twin)
+            if not (changed or changes):
                 return graph, tracer.constants()
-            _keep_changed(twin, changed, kept)
+            if changed:
+                _keep_changed(twin, changed, kept)
+            watched |= changes  # which module does it? Looking at each of its steps takes longer
 
 
 def _failure(net: nn.Module, error: Exception) -> CutError:
@@ -124,12 +130,11 @@ class _OneInput(nn.Module):
         return self.net(x)
 
 
-@final
 class _Value(fx.Proxy):
     """A value of the trace that notices when code of the net asks for its type."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         frame = asker(sys._getframe(1))
         if frame is not None:
             self.tracer.notice(  # type: ignore[attr-defined]
@@ -171,10 +176,11 @@ class _Weight(_Value):
 class _Frame:
     """What held when the forward pass of a module began, or when it last called another."""
 
-    def __init__(self, module: nn.Module, path: str):
-        self.module, self.path = module, path
+    def __init__(self, surroundings: Surroundings | None):
         self.contexts = _contexts()
         self.draws = _draws()
+        self.surroundings = surroundings
+        self.outside = surroundings.state() if surroundings else {}
 
     def loss(self) -> str | None:
         """Return what the module did since then that a trace does not record."""
@@ -186,6 +192,9 @@ class _Frame:
                 "draws random numbers that do not depend on a tensor (as torch.rand does, where "
                 "torch.rand_like would be seen)"
             )
+        if self.surroundings is not None:
+            place = first_difference(self.outside, self.surroundings.state())
+            return None if place is None else f"changes {place}"
         return None
 
 
@@ -212,9 +221,9 @@ def _draws() -> tuple[object, ...]:
 class _Tracer(fx.Tracer):
     """A tracer that takes what is in ``kept`` as one operation, and adds what has to be."""
 
-    def __init__(self, kept: Kept):
+    def __init__(self, kept: Kept, watched: Surroundings | None):
         super().__init__()
-        self._kept = kept
+        self._kept, self._watched = kept, watched
         self._frames: list[_Frame] = []
         self._failed = False
 
@@ -254,7 +263,7 @@ class _Tracer(fx.Tracer):
         self._look()
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        self._frames.append(_Frame(m, path))
+        self._frames.append(_Frame(self._watched))
         try:
             result = super().call_module(m, forward, args, kwargs)
             self._look()
@@ -296,7 +305,7 @@ class _Tracer(fx.Tracer):
             raise Whole(loss)
 
     def _blame(self, module: nn.Module, path: str, error: BaseException) -> None:
-        """Keep whole the innermost module that failed; of the net itself, only the reason is kept."""
+        """Keep whole the innermost module that failed, unless it is the net itself."""
         if self._failed or not path:
             return
         self._failed = True
@@ -320,7 +329,7 @@ def _functions_watched() -> Iterator[None]:
 
     Its backward is its own, and a trace would replace it by that of what its forward does.
     """
-    utils: Any = torch._functorch.utils  # type: ignore[attr-defined]  # every call goes through it
+    utils: Any = torch._functorch.utils  # every call goes through it
     usual = utils.unwrap_dead_wrappers
 
     def watched(args: tuple[object, ...]) -> tuple[object, ...]:

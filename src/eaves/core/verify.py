@@ -11,7 +11,7 @@ Not guaranteed: anything on inputs of other kinds than these; a cut is compared,
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
@@ -81,7 +81,9 @@ def difference(net: nn.Module, parts: Sequence[nn.Module], example: Example) -> 
             return found
         if own.rounding:
             return _compared(net, parts, example, surroundings, exact=False)
-        return Difference(f"cannot be compared with it, since the net differs from itself: {own.what}")
+        return Difference(
+            f"cannot be compared with it, since the net differs from itself: {own.what}"
+        )
 
 
 def _compared(
@@ -107,9 +109,10 @@ def _compared(
             surroundings.restore(start)
             mode = "training" if run.training else "evaluation"
             return replace(found, what=f"{found.what} (in {mode} mode)")
-        common = one.weights.keys() & other.weights.keys(), one.buffers.keys() & other.buffers.keys()
         for trial in (one, other):
-            trial.move(*common)
+            trial.move(other)
+        for name in one.buffers.keys() - other.buffers.keys():
+            before["", f"buffer {name}"] = one.buffers[name].clone()
     surroundings.restore(start)
     return None
 
@@ -151,7 +154,7 @@ class _Trial:
                 names = {id(item): name for name, item in named}
                 for original, copied in zip(originals, twins, strict=True):
                     if id(original) in names:
-                        found[names[id(original)]] = copied  # type: ignore[index,assignment]
+                        found[names[id(original)]] = copied  # type: ignore[assignment]
         self._fill()
 
     def _fill(self) -> None:
@@ -197,10 +200,10 @@ class _Trial:
         self.outcome.output = value
         if not (run.gradient and isinstance(value, Tensor) and value.requires_grad):
             return
-        value.backward(_cotangent(value))
+        torch.autograd.backward(value, _cotangent(value))
         for sent, received in reversed(links):
             if sent.requires_grad and received.grad is not None:
-                sent.backward(received.grad)
+                torch.autograd.backward(sent, received.grad)
         self.outcome.input_gradient = leaf.grad
 
     def _delivered(self, run: _Run, value: Any, links: list[tuple[Tensor, Tensor]]) -> Any:
@@ -214,13 +217,18 @@ class _Trial:
         self.outcome.features.append((value, value.detach().clone(), value._version))
         return value
 
-    def move(self, weights: Collection[str], buffers: Collection[str]) -> None:
-        """Move the ``weights`` called so down their gradients, and scale the ``buffers``."""
+    def move(self, parts: "_Trial") -> None:
+        """Move weights down their gradients, and scale buffers, and what ``parts`` do not hold.
+
+        Either shows where values were computed from them once and for all.
+        """
         with torch.no_grad():
-            for weight in (self.weights[name] for name in weights):
-                if weight.grad is not None and bool(length := weight.grad.norm()):
+            for name, weight in self.weights.items():
+                if name not in parts.weights:
+                    weight.mul_(_SCALE)
+                elif weight.grad is not None and bool(length := weight.grad.norm()):
                     weight.sub_(weight.grad * (_STEP * (weight.norm() + _STEP) / length))
-            for buffer in (self.buffers[name] for name in buffers):
+            for buffer in self.buffers.values():
                 if buffer.is_floating_point():
                     buffer.mul_(_SCALE)
 
@@ -313,12 +321,8 @@ class _Checks:
         for name, module in self._net.modules.items():
             twin = self._parts.modules.get(name)
             if twin is not None and twin.training != module.training:
-                now, wanted = (
-                    "training" if m.training else "evaluation" for m in (twin, module)
-                )
-                yield Difference(
-                    f"set {name} to {now} mode where the net sets it to {wanted} mode"
-                )
+                now, wanted = ("training" if m.training else "evaluation" for m in (twin, module))
+                yield Difference(f"set {name} to {now} mode where the net sets it to {wanted} mode")
 
     def _outside(self) -> Iterator[Difference]:
         place = first_difference(self._net.surroundings, self._parts.surroundings)
