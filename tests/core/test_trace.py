@@ -158,6 +158,43 @@ def test_arguments_with_a_default_are_held_at_it() -> None:
         assert torch.equal(split.cloud(split.edge(x_BD)), net(x_BD))
 
 
+class _Defaulted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor | None = None, mask: Tensor | None = None) -> object:
+        return self.b(self.a(x) if mask is None else mask)
+
+
+def test_the_first_argument_is_the_input_also_with_a_default() -> None:
+    net, x_BD = _Defaulted(), torch.randn(3, D)
+    assert cut_points(net) == ("a",)
+    split = split_at(net, "a")
+    assert torch.equal(split.cloud(split.edge(x_BD)), net(x_BD))
+
+
+class _Resized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> object:
+        height = x.shape[2]
+        return self.b(self.a(x)).mean((2, 3)) * height
+
+
+def test_a_net_that_computes_with_its_size_is_cut_for_a_given_size_and_refuses_others() -> None:
+    net = _Resized()
+    assert "a" not in cut_points(net)
+    assert "a" in cut_points(net, example=(1, 8, 8))
+    split = split_at(net, "a", example=(1, 8, 8))
+    x_BCHW = torch.randn(2, 1, 8, 8)
+    assert torch.equal(split.cloud(split.edge(x_BCHW)), net(x_BCHW))
+    with pytest.raises(ValueError, match="expected inputs of 1x8x8, for which this net was cut"):
+        split.edge(torch.randn(2, 1, 9, 9))
+
+
 class _Turns(nn.Module):
     """Control flow that fx cannot follow."""
 
