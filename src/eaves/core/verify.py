@@ -109,6 +109,8 @@ def _compared(
             surroundings.restore(start)
             mode = "training" if run.training else "evaluation"
             return replace(found, what=f"{found.what} (in {mode} mode)")
+        if run.delivered:
+            continue  # the next run sees the same weights in another mode
         for trial in (one, other):
             trial.move(other)
         for name in one.buffers.keys() - other.buffers.keys():
@@ -227,7 +229,8 @@ class _Trial:
                 if name not in parts.weights:
                     weight.mul_(_SCALE)
                 elif weight.grad is not None and bool(length := weight.grad.norm()):
-                    weight.sub_(weight.grad * (_STEP * (weight.norm() + _STEP) / length))
+                    step = _STEP * (weight.norm() + _STEP) / length
+                    weight.sub_(weight.grad, alpha=float(step))
             for buffer in self.buffers.values():
                 if buffer.is_floating_point():
                     buffer.mul_(_SCALE)
