@@ -47,7 +47,7 @@ from eaves.planner.search import OBJECTIVES
 # Calls, without annotations: mypy checks those, and their text differs between Python versions.
 FUNCTIONS = {
     "build_net": "(name, *, classes, input_shape, stem=None)",
-    "cut_points": "(net)",
+    "cut_points": "(net, *, example=None)",
     "exit_head": "(kind, feature_shape, classes)",
     "load_config": "(path)",
     "load_dataset": "(name, *, root, train_samples=None, image_size=None, download=False, "
@@ -58,7 +58,7 @@ FUNCTIONS = {
     "plan": "(question, profile=None)",
     "run": "(config, *, net=None, stop=None, resume=False)",
     "simulate": "(fleet)",
-    "split_at": "(net, cut)",
+    "split_at": "(net, cut, *, example=None)",
     "take_profile": "(config, *, timed=True, together=True, budget_s=10.0)",
     "with_bottleneck": "(split, feature_shape, wanted, *, ends_open=False)",
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eaves.core.net import cut_points, split_at, staged
+from eaves.core.net import StagedNet, cut_points, split_at, staged
 from eaves.core.trace import trace_stages
 from eaves.errors import CutError
 
@@ -62,7 +62,7 @@ def _divided(net: Net, x: Tensor) -> object:
 
 
 def _sized(net: Net, x: Tensor) -> object:
-    n = x.size(0)  # alive until the view
+    n = x.size(0)  # depends on the batch alone: it does not cross
     return net.c(net.b(net.a(x)).view(n, -1))
 
 
@@ -85,7 +85,7 @@ CUTS: dict[str, tuple[Forward, tuple[str, ...]]] = {
     "dense join": (_dense, ("a", "cat", "wide")),
     "division": (_divided, ("a", "cat")),
     "dead value": (_dead_value, ("a", "relu")),
-    "size of the input": (_sized, ("view",)),
+    "size of the input": (_sized, ("a", "b", "view")),
     "in place": (_in_place, ("a", "add", "relu")),
     "modules of modules": (lambda n, x: n.c(n.block(x)), ("block.0", "block.1.0", "block")),
     "parameter": (lambda n, x: n.b(n.a(x) * n.scale), ("a", "mul")),
@@ -158,6 +158,43 @@ def test_arguments_with_a_default_are_held_at_it() -> None:
         assert torch.equal(split.cloud(split.edge(x_BD)), net(x_BD))
 
 
+class _Defaulted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor | None = None, mask: Tensor | None = None) -> object:
+        return self.b(self.a(x) if mask is None else mask)
+
+
+def test_the_first_argument_is_the_input_also_with_a_default() -> None:
+    net, x_BD = _Defaulted(), torch.randn(3, D)
+    assert cut_points(net) == ("a",)
+    split = split_at(net, "a")
+    assert torch.equal(split.cloud(split.edge(x_BD)), net(x_BD))
+
+
+class _Resized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> object:
+        height = x.shape[2]
+        return self.b(self.a(x)).mean((2, 3)) * height
+
+
+def test_a_net_that_computes_with_its_size_is_cut_for_a_given_size_and_refuses_others() -> None:
+    net = _Resized()
+    assert "a" not in cut_points(net)
+    assert "a" in cut_points(net, example=(1, 8, 8))
+    split = split_at(net, "a", example=(1, 8, 8))
+    x_BCHW = torch.randn(2, 1, 8, 8)
+    assert torch.equal(split.cloud(split.edge(x_BCHW)), net(x_BCHW))
+    with pytest.raises(ValueError, match="expected inputs of 1x8x8, for which this net was cut"):
+        split.edge(torch.randn(2, 1, 9, 9))
+
+
 class _Turns(nn.Module):
     """Control flow that fx cannot follow."""
 
@@ -199,8 +236,14 @@ class _Two(nn.Module):
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "two inputs": (_Two(), "_Two takes 2 inputs .* expected one tensor in and one tensor out"),
-    "two outputs": (Net(lambda n, x: (n.a(x), n.b(x))), "returns tuple; expected one tensor in"),
-    "named outputs": (Net(lambda n, x: {"y": n.a(x)}), "returns .*dict; expected one tensor in"),
+    "two outputs": (
+        Net(lambda n, x: (n.a(x), n.b(x))),
+        "returns a tuple of 2; expected one tensor in",
+    ),
+    "named outputs": (
+        Net(lambda n, x: {"y": n.a(x)}),
+        "returns a dict with the keys 'y'; expected one tensor in",
+    ),
     "control flow": (_Turns(), "cannot trace _Turns.*; remove control flow.* eaves.StagedNet"),
     "self.training": (_Doubles(), "_Doubles reads self.training .*; use modules such as nn.Drop"),
     "its input": (nn.Identity(), "Identity does nothing to its input"),
@@ -228,7 +271,7 @@ def test_tracing_leaves_every_module_in_its_mode(refused: bool) -> None:
         with pytest.raises(CutError):
             trace_stages(net)
     else:
-        assert len(trace_stages(net)) == 4
+        assert len(trace_stages(net)[0]) == 4
     assert _modes(net) == before
     assert {True, False} == set(before)
 
@@ -288,6 +331,11 @@ def test_a_chain_of_layers_and_blocks_is_cut_between_them_without_a_trace(
             assert torch.equal(split.cloud(split.edge(x_BD)), answer_BD), cut
 
 
+def test_nets_inside_a_net_are_looked_into() -> None:
+    inner = StagedNet([("a", nn.Linear(D, D)), ("b", nn.Linear(D, D))])
+    assert cut_points(nn.Sequential(inner, nn.Linear(D, 2))) == ("0.a", "0")
+
+
 def _names(values: Iterable[Tensor]) -> set[int]:
     return {value.data_ptr() for value in values}
 
@@ -312,6 +360,7 @@ class Spread(nn.Module):
         return z
 
 
-def test_arguments_without_a_name_are_refused() -> None:
-    with pytest.raises(CutError, match="name the one tensor"):
-        cut_points(Spread())
+def test_arguments_without_a_name_take_the_input() -> None:
+    net, x_BD = nn.Sequential(Spread(), nn.ReLU()), torch.randn(3, D)
+    split = split_at(net, "0")
+    assert torch.equal(split.cloud(split.edge(x_BD)), net(x_BD))

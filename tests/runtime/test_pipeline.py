@@ -360,3 +360,19 @@ def test_progress_tells_where_a_run_stands() -> None:
     assert seen[0].edge == seen[0].cloud == {"loss": 1.0}
     assert seen[0].totals.samples == pytest.approx(steps[0], abs=1)
     assert seen[0].totals.wall_s < seen[-1].totals.wall_s
+
+
+def test_a_thread_that_cannot_start_does_not_hide_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.endswith("link"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = threading.active_count()
+    pipeline = Pipeline(SleepingEdge(), SleepingCloud(), INSTANT, Totals())
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(pipeline.run(iter([]), stop=threading.Event()))
+    assert threading.active_count() == before

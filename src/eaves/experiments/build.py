@@ -362,7 +362,7 @@ def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> St
     with _default_data_explained(config, interface):
         if net is None:
             return build_net(config.net, classes=classes, input_shape=input_shape, stem=config.stem)
-        whole = staged(net)
+        whole = staged(net, input_shape)
         answers = output_shape(whole, input_shape)
         if answers != (classes,):
             raise ConfigError(

@@ -196,7 +196,7 @@ def datamix(setup: Setup) -> Method:
     """
     if setup.mixed is None:
         raise ConfigError("this method mixes inputs: say how, in [mixing]")
-    body, head = _without_head(setup.net, setup.cut, setup.mixed.cloud_ends)
+    body, head = _without_head(setup, setup.mixed.cloud_ends)
     split = _split(setup, body)
     shape = output_shape(split.edge, setup.input_shape)
     dummies = Dummies(shape)
@@ -234,11 +234,12 @@ def _split(setup: Setup, body: StagedNet) -> SplitNet:
     return SplitNet(setup.normalise, body, INPUT)
 
 
-def _without_head(net: StagedNet, cut: str, last: str | None) -> tuple[StagedNet, nn.Module]:
+def _without_head(setup: Setup, last: str | None) -> tuple[StagedNet, nn.Module]:
     """Divide the net after the cloud's last stage; without one, its answers are the logits."""
+    net, cut = setup.net, setup.cut
     if last is None or last == net.names[-1]:
         return net, nn.Identity()
-    parts = split_at(net, last)
+    parts = split_at(net, last, example=setup.input_shape)
     body, head = parts.edge, parts.cloud
     assert isinstance(body, StagedNet)
     if cut not in (INPUT, *body.names[:-1]):

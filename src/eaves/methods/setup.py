@@ -118,7 +118,7 @@ class Setup:
 
         ``net`` is what is divided instead of the whole of it.
         """
-        split = split_at(net or self.net, self.cut)
+        split = split_at(net or self.net, self.cut, example=self.input_shape)
         if self.bottleneck is not None:
             shape = output_shape(split.edge, self.input_shape)
             bounded = self.hiding is not None
@@ -131,7 +131,8 @@ class Setup:
             return self.input_shape
         if self.tuning is not None and self.tuning.components:
             return (self.tuning.components,)
-        shape = output_shape(split_at(self.net, self.cut).edge, self.input_shape)
+        split = split_at(self.net, self.cut, example=self.input_shape)
+        shape = output_shape(split.edge, self.input_shape)
         if self.bottleneck is None:
             return shape
         channels, side = parse_bottleneck(self.bottleneck)

@@ -36,12 +36,13 @@ def foreign_net(name: str, *, classes: int, input_shape: Shape) -> StagedNet:
     """
     library, _, model = name.partition(":")
     try:
-        return staged(LIBRARIES[library](model, classes, input_shape))
+        net = LIBRARIES[library](model, classes, input_shape)
     except (AssertionError, RuntimeError, TypeError) as error:  # how these libraries refuse
         raise ConfigError(
             f"{name} cannot be built for {classes} classes and images of "
             f"{'x'.join(map(str, input_shape))}: {error}; choose another net or image size"
         ) from error
+    return staged(net, input_shape)
 
 
 def _timm(model: str, classes: int, input_shape: Shape) -> nn.Module:

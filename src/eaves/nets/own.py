@@ -45,7 +45,7 @@ def own_net(name: str, *, classes: int, input_shape: tuple[int, int, int]) -> St
     net = build(classes=classes, input_shape=input_shape)
     if not isinstance(net, nn.Module):
         raise ConfigError(f"expected {name} to return an nn.Module, got {type(net).__name__}")
-    return staged(net)
+    return staged(net, input_shape)
 
 
 def _run(file: Path) -> ModuleType:

@@ -52,10 +52,12 @@ class Pipeline:
         """
         started, before = perf_counter(), self._totals.wall_s
         threads = self._threads(lambda: self._edge.run(batches, stop, first_step, checkpoint_s))
+        running: list[threading.Thread] = []
         with quick_switching():
             try:
                 for thread in threads:
                     thread.start()
+                    running.append(thread)
                 mark = None
                 while mark is None or not mark.last:
                     if stop.is_set():
@@ -67,9 +69,8 @@ class Pipeline:
                     yield mark.snapshot if mark else self._progress()
             finally:
                 self._lanes.close()
-                for thread in threads:
-                    if thread.ident is not None:  # else starting it has failed, or was interrupted
-                        thread.join()
+                for thread in running:  # to join one that could not start hides why it could not
+                    thread.join()
 
     def _threads(self, edge: Callable[[], None]) -> list[threading.Thread]:
         bodies = {"edge": edge}
