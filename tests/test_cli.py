@@ -398,7 +398,11 @@ def test_a_run_may_be_started_over(eaves: Eaves, tmp_path: Path) -> None:
     assert eaves(*words).code == 2
     ended = eaves(*words, "--overwrite")
     assert ended.code == 0
-    assert eaves(*words).code == 0  # what is complete may be replaced
+    refused = eaves(*words)  # what is complete is replaced when that is asked for, and only then
+    assert refused.code == 2
+    assert "holds a finished run" in refused.err
+    assert "--overwrite" in refused.err
+    assert eaves(*words, "--overwrite").code == 0
 
 
 def test_going_on_with_other_flags_is_refused(eaves: Eaves, tmp_path: Path) -> None:

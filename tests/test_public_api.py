@@ -56,7 +56,7 @@ FUNCTIONS = {
     "parse_codec": "(text)",
     "parse_link": "(text)",
     "plan": "(question, profile=None)",
-    "run": "(config, *, net=None, stop=None, resume=False)",
+    "run": "(config, *, net=None, stop=None, resume=False, overwrite=False)",
     "simulate": "(fleet)",
     "split_at": "(net, cut)",
     "take_profile": "(config, *, timed=True, together=True, budget_s=10.0)",
@@ -202,6 +202,7 @@ AUDIT_CONFIG = {
     "effort": ("float", 1.0),
     "seed": ("int", 0),
     "threads": ("int", 1),
+    "net": ("str or None", None),
     "gallery": ("int", 6),
     "out": ("Path or None", None),
 }
@@ -317,7 +318,8 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "privacy", "network"),
+    *("time", "bytes", "memory", "complete", "privacy", "network", "identity"),
+    "format",
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -376,6 +378,7 @@ def _flags(names: Iterable[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
+LOCAL = ("--data", "--data-root", "--net")
 OPTIONS = {
     "train": [
         *_flags(
@@ -386,15 +389,15 @@ OPTIONS = {
         ),
         *("--config", "--help", "--json", "--overwrite", "--resume"),
     ],
-    "serve": [*_flags(SERVE_CONFIG), "--config", "--help", "--json"],
-    "agent": [*_flags(AGENT_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
-    "infer": [*_flags(INFER_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
+    "serve": [*_flags(SERVE_CONFIG), "--config", "--help", "--json", "--net"],
+    "agent": [*_flags(AGENT_CONFIG), *LOCAL, "--config", "--help", "--json"],
+    "infer": [*_flags(INFER_CONFIG), *LOCAL, "--config", "--help", "--json"],
     "calibrate": [
         *("--cloud", "--credentials", "--data", "--data-root", "--help", "--insecure", "--json"),
-        *("--plot", "--rule", "--target-accuracy", "--target-share"),
+        *("--net", "--plot", "--rule", "--target-accuracy", "--target-share"),
     ],
     "bundle": ["--help", "--out"],
-    "export": ["--help", "--json", "--out"],
+    "export": ["--help", "--json", "--net", "--out"],
     "light": [
         *("--batch-size", "--connect", "--credentials", "--deadline-ms", "--help", "--inputs"),
         *("--insecure", "--json", "--name", "--rule", "--threads", "--threshold"),
@@ -517,6 +520,8 @@ def test_fields_of_a_record() -> None:
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
         "privacy": None,
         "network": None,
+        "identity": None,
+        "format": 1,
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 

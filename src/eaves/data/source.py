@@ -5,7 +5,7 @@ Dimension key:  B batch   N examples   C channels   H, W height and width
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -21,6 +21,20 @@ ROOT_VARIABLE = "EAVES_DATA"
 MAX_IMAGE_SIZE = 1024
 _SPLIT_SEED = 1797  # which examples are held out, and which make a subset: the same in every run
 _STATS_SAMPLE = 1000
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contents:
+    """What a source is made of: labels (N,), and the files of the inputs or the inputs themselves.
+
+    Nothing is decoded for it.
+    """
+
+    labels: Tensor
+    private: PrivateLabels | None = None
+    paths: Sequence[Path] = ()
+    inputs: Tensor | None = None
 
 
 class Source(ABC):
@@ -42,6 +56,11 @@ class Source(ABC):
         Where the source has private labels, theirs are in the batch. The batch is the caller's
         own: writing to it does not change the source.
         """
+
+    def contents(self) -> Contents:
+        """Return what the source is made of, by which it is known again."""
+        whole = self.fetch(torch.arange(len(self)))
+        return Contents(labels=whole.labels, private=whole.private, inputs=whole.inputs)
 
 
 @final
@@ -83,6 +102,10 @@ class InMemory(Source):
         """Return the examples at ``indices``; see :meth:`Source.fetch`."""
         private = take(self._private, indices)
         return Batch(self._inputs_NCHW[indices], self._labels_N[indices], private)
+
+    def contents(self) -> Contents:
+        """Return the tensors themselves, which must not be written to."""
+        return Contents(labels=self._labels_N, private=self._private, inputs=self._inputs_NCHW)
 
 
 @final

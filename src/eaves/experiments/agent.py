@@ -1,8 +1,9 @@
 """The edge half on its device, with a cloud far away: a generator of progress, then the record."""
 
+import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,18 +11,29 @@ from pathlib import Path
 from time import monotonic
 from typing import final
 
+from torch import Tensor, nn
+
 from eaves import __version__
 from eaves.core.rates import Rate
+from eaves.core.state import State
 from eaves.errors import ConfigError
 from eaves.experiments.answering import FarCloud
 from eaves.experiments.build import Job
-from eaves.experiments.bundle import facts_of, write_bundle
-from eaves.experiments.compare import finished
+from eaves.experiments.bundle import facts_of, write_bundle, write_weights
 from eaves.experiments.evaluate import evaluate
 from eaves.experiments.halves import Origin, edge_job
+from eaves.experiments.identity import Facts
 from eaves.experiments.netconfig import AgentConfig
 from eaves.experiments.phases import EdgePhase, edge_phases
-from eaves.experiments.position import Position, begin, forget, restore, save
+from eaves.experiments.position import (
+    Position,
+    begin,
+    fingerprint,
+    finished_as,
+    forget,
+    restore,
+    save,
+)
 from eaves.experiments.record import RunRecord, record_of, write_record
 from eaves.experiments.run import PhaseProgress
 from eaves.network.asking import CloudClient, NoAnswerError
@@ -31,11 +43,14 @@ from eaves.network.spool import Spool, SpoolStatus
 from eaves.network.uplink import Enrolment, Uplink, UplinkStatus
 from eaves.network.waiting import CloudLate
 from eaves.network.wire import pack_terms
+from eaves.runtime.files import held
 from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.process import set_up
 from eaves.runtime.traffic import Progress, Snapshot
 
 _MB = 10**6
+_PART = "part/weights/"  # where a learner that hides keeps its weights
+_log = logging.getLogger(__name__)
 _POLL_S = 0.5  # between questions to a cloud that goes on learning
 _ASK_S = 10.0  # for each of them
 _PATIENCE_S = 60.0  # without an answer
@@ -60,24 +75,36 @@ def run_agent(
     on learning from what has travelled, its accuracy is that after all of it.
 
     An interrupted run in ``config.out`` goes on, a finished one is not run again, unless
-    ``config.overwrite``. When ``stop`` is set, the run ends after its current step with a record
-    that is not ``complete``; what is not delivered stays in the spool.
+    ``config.overwrite``. At every checkpoint the bundle of the edge's half is written too, so that
+    the device can answer whether or not the cloud was ever reached. When ``stop`` is set, the run
+    ends after its current step with a record that is not ``complete``; what is not delivered stays
+    in the spool.
 
     Raises:
         ConfigError, DataError: see :func:`edge_job`.
         RefusedError: the cloud refuses this edge; all is kept.
-        StateError: ``config.out`` holds another run, or is damaged.
-        StorageError: the disk is full; all is kept.
+        StateError: ``config.out`` holds another run, one whose data or net have changed since, or
+            is damaged.
+        StorageError: the disk is full (all is kept), or another process is at work there.
     """
-    set_up(origin.config.threads)
     origin = replace(origin, config=replace(origin.config, out=config.out))
-    if not config.overwrite and (record := finished(origin.config)) is not None:
-        yield RunRecord(**record)
-        return
+    with held(config.out):
+        yield from _run(origin, config, target, stop)
+
+
+def _run(
+    origin: Origin, config: AgentConfig, target: Target, stop: threading.Event
+) -> Iterator[AgentProgress | RunRecord]:
+    set_up(origin.config.threads)
     job, terms = edge_job(origin)
+    identity = fingerprint(job, kind="agent", session=origin.session)
+    if not config.overwrite and (record := finished_as(job, identity)) is not None:
+        _log.info("the run in %s is finished; --overwrite trains again", config.out)
+        yield record
+        return
     _refuse_drops(job, config)
     *alone, sends = edge_phases(job)
-    position = _enrolled(job, origin, [*alone, sends][0].name, overwrite=config.overwrite)
+    position = _enrolled(job, origin, identity, [*alone, sends][0].name, config)
     # What a phase without a cloud has done is no upload.
     sent = position.steps if position.phase == sends.name else 0
     with closing(_spool(config, sent)) as spool:
@@ -122,7 +149,7 @@ class _Agent:
             checkpoint_s=self._config.checkpoint_s,
         ):
             if isinstance(event, Snapshot):
-                self._keep(event)
+                self._keep(phase, event)
             else:
                 yield self._progress(phase.name, phase.steps, first_step, event)
         if position.steps == phase.steps:
@@ -143,7 +170,7 @@ class _Agent:
         ):
             if isinstance(event, Snapshot):
                 position.enrolled["session"] = uplink.status.session
-                self._keep(event)
+                self._keep(phase, event)
                 spool.forget_replies(event.steps)
                 continue
             yield self._progress(phase.name, phase.steps, first_step, event)
@@ -173,10 +200,22 @@ class _Agent:
                     stop.wait(_POLL_S)
         self._interrupted = left > 0 and stop.is_set()
 
-    def _keep(self, snapshot: Snapshot) -> None:
-        position = self._position
+    def _keep(self, phase: EdgePhase, snapshot: Snapshot) -> None:
+        position, job = self._position, self._job
         position.steps, position.totals = snapshot.steps, snapshot.totals
-        save(self._job, position, snapshot)
+        save(job, position, snapshot)
+        nothing: dict[str, Rate | None] = {"cloud": None, "exit": None}
+        record = record_of(job, position.totals, position.steps, nothing, complete=False)
+        taken = f"{snapshot.steps} of {phase.steps} steps of the phase {phase.name}"
+        unfinished = {"accuracy": None, "unfinished": f"{taken}; not all is in the cloud"}
+        weights = _weights(job.method.edge_modules, snapshot.edge)
+        write_weights(
+            job.config.out / "bundle",
+            {"edge": weights},
+            facts_of(record, job.dataset.interface) | unfinished,
+            session=position.enrolled["session"],
+            code=job.net.code,
+        )
 
     def _progress(
         self, name: str, steps: int, first_step: int, progress: Progress
@@ -197,13 +236,21 @@ class _Agent:
             except CloudLate as error:
                 network["problem"] = f"no accuracy of the cloud: {error}"
                 accuracy = evaluate(edge, None, source, codec)
-        record = record_of(job, self._position.totals, steps, accuracy, complete=complete)
+        record = record_of(
+            job,
+            self._position.totals,
+            steps,
+            accuracy,
+            complete=complete,
+            identity=self._position.identity,
+        )
         record = replace(record, link="network", network=network)
         if complete:
             facts = facts_of(record, job.dataset.interface)
             session = self._position.enrolled["session"]
             sides = {"edge": job.method.edge_modules}
-            write_bundle(job.config.out / "bundle", sides, facts, session=session)
+            out = job.config.out / "bundle"
+            write_bundle(out, sides, facts, session=session, code=job.net.code)
         write_record(job.config.out, record)
         if complete and job.privacy is not None:
             forget(job)  # whoever finds the key later would take the noise off what was sent
@@ -222,7 +269,17 @@ class _Agent:
             "uploads_sent": uplink.sent,
             "dropped_uploads": spool.dropped,
             "dropped_samples": spool.dropped_samples,
+            "uploads_waiting": spool.waiting,
         }
+
+
+def _weights(modules: Mapping[str, nn.Module], state: State | None) -> Mapping[str, Tensor]:
+    """Return the edge's weights as they were at a checkpoint; the modules learn on meanwhile."""
+    now: Mapping[str, Tensor] = nn.ModuleDict(dict(modules)).state_dict()
+    if state is None:  # before the first step
+        return now
+    prefix = "weights/" if any(key.startswith("weights/") for key in state.tensors) else _PART
+    return {name: state.tensors[prefix + name] for name in now}
 
 
 def _refuse_drops(job: Job, config: AgentConfig) -> None:
@@ -253,12 +310,14 @@ def _uplink(
     return Uplink(target, spool, enrolment, max_backoff_s=config.max_backoff_s)
 
 
-def _enrolled(job: Job, origin: Origin, phase: str, *, overwrite: bool) -> Position:
+def _enrolled(
+    job: Job, origin: Origin, identity: Facts, phase: str, config: AgentConfig
+) -> Position:
     """Return where the run stands; a new one, in its first ``phase``, gets a name.
 
     That is on disk before the cloud hears it, and so is the key of the noise.
     """
-    position = begin(job) if overwrite else restore(job)
+    position = begin(job, identity) if config.overwrite else restore(job, identity)
     if not position.enrolled:
         for old in _spool_files(job.config.out):
             old.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from eaves.core.state import State
 from eaves.errors import StateError
-from eaves.runtime.files import write_atomically
+from eaves.runtime.files import expect_format, write_atomically
 
 _INDEX = "checkpoint.json"
+_FORMAT = 1
 _MODE = 0o600  # the state of an edge that hides holds the key of its noise
 
 
@@ -40,7 +41,7 @@ def save_checkpoint(
         file = f"{name}-{digest[:16]}.safetensors"
         write_atomically(folder / file, content, mode=_MODE)
         entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
-    index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
+    index = {"format": _FORMAT, "steps": steps, "states": entries, "facts": dict(facts)}
     write_atomically(folder / _INDEX, json.dumps(index, indent=1).encode())
     current = {entry["file"] for entry in entries.values()}
     for old in [*folder.glob("*-*.safetensors"), *folder.glob(".*.draft")]:
@@ -52,13 +53,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
     """Return the states and facts that were saved last; None where nothing was saved yet.
 
     Raises:
-        StateError: the checkpoint is damaged; the message names the file.
+        StateError: the checkpoint is damaged (the message names the file), or a newer Eaves has
+            written it.
     """
     path = folder / _INDEX
     if not path.exists():
         return None
     try:
         index = json.loads(path.read_bytes())
+        expect_format(index["format"], _FORMAT, place=path, kind="a checkpoint")
         states = {
             name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
             for name, entry in index["states"].items()
