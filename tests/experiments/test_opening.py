@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from eaves.errors import ConfigError, StateError
+from eaves.errors import ConfigError, StateError, StorageError
 from eaves.experiments import bundle
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.exporting import export
@@ -333,3 +333,19 @@ def test_a_bundle_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.M
                 )
         assert open_origin(tmp_path / "run").session == before
     edge_job(open_origin(tmp_path / "run"))
+
+
+def test_what_writes_a_folder_has_it_alone(trained: Path, tmp_path: Path) -> None:
+    config = replace(SETTINGS, net=f"{trained.parent}/kept.py:Net")
+    for write in (
+        lambda: export(trained, tmp_path / "out"),
+        lambda: write_untrained(config, tmp_path / "out"),
+    ):
+        with (
+            files.held(tmp_path / "out", beside=True),
+            pytest.raises(StorageError, match=r"another process \(\d+\) is at work in"),
+        ):
+            write()
+        assert not (tmp_path / "out").exists()
+    export(trained, tmp_path / "out")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

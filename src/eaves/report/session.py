@@ -15,6 +15,7 @@ from eaves.report.live import Live
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console
 from eaves.report.tables import comparison_table
+from eaves.runtime.files import held
 
 
 def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) -> int:
@@ -29,7 +30,8 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     runs = {own_name(config): config, **compared(config)}
     if not (resume or overwrite):
         for one in runs.values():  # all of them, before the first is trained
-            expect_vacant(one.out)
+            with held(one.out):
+                expect_vacant(one.out)
     records: dict[str, dict[str, Any]] = {}
     with interruptible() as asked:
         for name, one in runs.items():
