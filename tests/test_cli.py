@@ -431,12 +431,12 @@ def test_two_trainings_in_one_folder(eaves: Eaves, tmp_path: Path, how: list[str
         before = (out / "config.toml").read_bytes()
         second = eaves(*SHORT, *how, "--out", out)
         assert second.code == 1
-        assert f"another process ({process.pid}) is at work in {out}" in second.err
+        assert f"another process is at work in {out} (number {process.pid}): " in second.err
         assert (out / "config.toml").read_bytes() == before
         assert process.poll() is None
         resumed = eaves("train", "--resume", out)
         assert resumed.code == 1
-        assert f"another process ({process.pid}) is at work in {out}" in resumed.err
+        assert f"another process is at work in {out} (number {process.pid}): " in resumed.err
     finally:
         process.kill()
         process.communicate()

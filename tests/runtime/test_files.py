@@ -124,7 +124,7 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path, beside: bool) -> None
     with held(folder, beside=beside):
         assert folder.exists() != beside
         with (
-            pytest.raises(StorageError, match=rf"another process \({os.getpid()}\) is at work in"),
+            pytest.raises(StorageError, match=rf"at work in .*/out \(number {os.getpid()}\): "),
             held(folder, beside=beside),
         ):
             pass
@@ -148,7 +148,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with (
-            pytest.raises(StorageError, match=rf"another process \({process.pid}\) is at work in"),
+            pytest.raises(StorageError, match=rf"at work in .*/out \(number {process.pid}\): "),
             held(folder),
         ):
             pass

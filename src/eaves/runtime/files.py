@@ -56,6 +56,7 @@ def held(folder: Path, *, beside: bool = False) -> Iterator[None]:
             be made or written.
     """
     made: list[Path] = []
+    folder = Path(os.path.abspath(folder)) if beside else folder  # "." has no name beside it
     try:
         needed = folder.parent if beside else folder
         made = [path for path in (needed, *needed.parents) if not path.exists()]
@@ -91,10 +92,10 @@ def _locked(lock: Path, folder: Path) -> int:
                 return handle
         except BlockingIOError as error:
             holder = os.read(handle, 20).decode("ascii", "replace").strip()
-            named = f" ({holder})" if holder.isdecimal() else ""
+            named = f" (number {holder})" if holder.isdecimal() else ""
             os.close(handle)
             raise StorageError(
-                f"another process{named} is at work in {folder}: wait until it ends, end it, or "
+                f"another process is at work in {folder}{named}: wait until it ends, end it, or "
                 "choose another --out"
             ) from error
         except OSError:
