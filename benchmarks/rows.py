@@ -67,7 +67,7 @@ def facts_of(row: Row, out: Path, threads: int) -> Facts:
     config = replace(row.config, out=folder, threads=threads)
     record = finished(config)  # trained before, to be attacked again
     if record is None:
-        records = [event for event in run(config) if isinstance(event, RunRecord)]
+        records = [event for event in run(config, overwrite=True) if isinstance(event, RunRecord)]
         record = records[-1].as_json()
     audit = audit_of(row, folder, threads) if row.attacks else None
     facts = {"name": row.name, "record": record, "audit": audit}

@@ -399,7 +399,11 @@ def test_a_run_may_be_started_over(eaves: Eaves, tmp_path: Path) -> None:
     assert eaves(*words).code == 2
     ended = eaves(*words, "--overwrite")
     assert ended.code == 0
-    assert eaves(*words).code == 0  # what is complete may be replaced
+    refused = eaves(*words)  # what is complete is replaced when that is asked for, and only then
+    assert refused.code == 2
+    assert "holds a finished run" in refused.err
+    assert "--overwrite" in refused.err
+    assert eaves(*words, "--overwrite").code == 0
 
 
 def test_going_on_with_other_flags_is_refused(eaves: Eaves, tmp_path: Path) -> None:
@@ -407,3 +411,56 @@ def test_going_on_with_other_flags_is_refused(eaves: Eaves, tmp_path: Path) -> N
     ended = eaves("train", "--resume", tmp_path, "--lr", "0.3")
     assert ended.code == 1
     assert "is of another configuration" in ended.err
+
+
+# One folder, one owner
+
+
+def _waiting_in(out: Path) -> "subprocess.Popen[str]":
+    """Start a training that takes a while, and wait until it is at work."""
+    words = [sys.executable, "-m", "eaves", *LONG, "--epochs", "400", "--out", str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: position(out) is not None or process.poll() is not None)
+    return process
+
+
+@pytest.mark.parametrize("how", [[], ["--overwrite"], ["--lr", "0.2"]])
+def test_two_trainings_in_one_folder(eaves: Eaves, tmp_path: Path, how: list[str]) -> None:
+    out = tmp_path / "out"
+    process = _waiting_in(out)
+    try:
+        before = (out / "config.toml").read_bytes()
+        second = eaves(*SHORT, *how, "--out", out)
+        assert second.code == 1
+        assert f"another process is at work in {out} (number {process.pid}): " in second.err
+        assert (out / "config.toml").read_bytes() == before
+        assert process.poll() is None
+        resumed = eaves("train", "--resume", out)
+        assert resumed.code == 1
+        assert f"another process is at work in {out} (number {process.pid}): " in resumed.err
+    finally:
+        process.kill()
+        process.communicate()
+    assert eaves(*SHORT, "--overwrite", "--out", out).code == 0  # the lock ended with it
+
+
+def test_a_finished_run_is_kept_and_so_are_those_it_is_compared_with(
+    eaves: Eaves, tmp_path: Path
+) -> None:
+    assert eaves(*SHORT, "--method", "split", "--out", tmp_path / "a" / "split").code == 0
+    before = digests(tmp_path / "a" / "split")
+    refused = eaves(*SHORT, "--compare", "split", "--out", tmp_path / "a")
+    assert refused.code == 2
+    assert f"{tmp_path}/a/split holds a finished run (split, small on digits)" in refused.err
+    assert not (tmp_path / "a" / "record.json").exists()  # said before anything was trained
+    assert digests(tmp_path / "a" / "split") == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_an_out_that_is_a_file_is_said(eaves: Eaves, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    ended = eaves(*SHORT, "--out", tmp_path / place)
+    assert ended.code == 1
+    assert ended.err.startswith(f"eaves: cannot use {tmp_path / place}: ")
+    assert "choose another --out" in ended.err
+    assert (tmp_path / "file").read_text() == "precious"

@@ -56,7 +56,7 @@ FUNCTIONS = {
     "parse_codec": "(text)",
     "parse_link": "(text)",
     "plan": "(question, profile=None)",
-    "run": "(config, *, net=None, stop=None, resume=False)",
+    "run": "(config, *, net=None, stop=None, resume=False, overwrite=False)",
     "simulate": "(fleet)",
     "split_at": "(net, cut, *, example=None)",
     "take_profile": "(config, *, timed=True, together=True, budget_s=10.0)",
@@ -204,6 +204,7 @@ AUDIT_CONFIG = {
     "effort": ("float", 1.0),
     "seed": ("int", 0),
     "threads": ("int", 1),
+    "net": ("str or None", None),
     "gallery": ("int", 6),
     "out": ("Path or None", None),
 }
@@ -333,6 +334,7 @@ RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
     *("time", "bytes", "memory", "complete", "privacy", "network", "notices", "checksum"),
+    *("identity", "format"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
 # What a user may type.
@@ -391,6 +393,7 @@ def _flags(names: Iterable[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
+LOCAL = ("--data", "--data-root", "--net")
 OPTIONS = {
     "train": [
         *_flags(
@@ -403,16 +406,16 @@ OPTIONS = {
     ],
     "serve": [
         *_flags(SERVE_CONFIG),
-        *("--config", "--forget", "--help", "--json", "--release", "--rollback"),
+        *("--config", "--forget", "--help", "--json", "--net", "--release", "--rollback"),
     ],
-    "agent": [*_flags(AGENT_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
-    "infer": [*_flags(INFER_CONFIG), "--config", "--data", "--data-root", "--help", "--json"],
+    "agent": [*_flags(AGENT_CONFIG), *LOCAL, "--config", "--help", "--json"],
+    "infer": [*_flags(INFER_CONFIG), *LOCAL, "--config", "--help", "--json"],
     "calibrate": [
         *("--cloud", "--credentials", "--data", "--data-root", "--help", "--insecure", "--json"),
-        *("--plot", "--rule", "--target-accuracy", "--target-share"),
+        *("--net", "--plot", "--rule", "--target-accuracy", "--target-share"),
     ],
     "bundle": ["--help", "--out"],
-    "export": ["--help", "--json", "--out"],
+    "export": ["--help", "--json", "--net", "--out"],
     "light": [
         *("--batch-size", "--connect", "--credentials", "--deadline-ms", "--help", "--inputs"),
         *("--insecure", "--json", "--name", "--rule", "--threads", "--threshold"),
@@ -537,6 +540,8 @@ def test_fields_of_a_record() -> None:
         "privacy": None,
         "network": None,
         "checksum": "",
+        "identity": None,
+        "format": 1,
     }
     assert _public_members(eaves.RunRecord) == RUN_RECORD_METHODS
 

@@ -49,7 +49,7 @@ class Train:
     resume: Path | None = None
     """Go on with the interrupted run in this folder."""
     overwrite: bool = False
-    """Start over even if --out holds an interrupted run."""
+    """Start over even if --out holds a run, which is replaced."""
     json: bool = False
     """Print records as lines of JSON, that of the method itself last, and no tables."""
 

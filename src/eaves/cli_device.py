@@ -22,6 +22,8 @@ class Export:
     """Bundle with the edge's half, or the folder of the run that left it."""
     out: Path
     """Folder for the models and their device.json."""
+    net: str | None = None
+    """FILE.py:NAME of your own net, where the bundle does not hold its code."""
     json: bool = False
     """Print what was written as a line of JSON."""
 
@@ -29,7 +31,7 @@ class Export:
         """Export, print, and return the exit code."""
         from eaves.report.exporting import show_export
 
-        return show_export(self.source, self.out, as_json=self.json)
+        return show_export(self.source, self.out, net=self.net, as_json=self.json)
 
 
 @final

@@ -23,6 +23,8 @@ class Serve:
     settings: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
     config: Path | None = None
     """TOML file with the same keys as the flags below; flags and environment win."""
+    net: str | None = None
+    """FILE.py:NAME of your own net, where it lies elsewhere on this machine."""
     json: bool = False
     """Print what was done as a line of JSON, and no table."""
     rollback: str | None = None
@@ -45,7 +47,7 @@ class Serve:
         if self.rollback == "list":
             return show_history(self.settings.out, as_json=self.json)
         undo = Undo(rollback=self.rollback, forget=self.forget)
-        return show_serve(self.source, self.settings, undo, as_json=self.json)
+        return show_serve(self.source, self.settings, undo, net=self.net, as_json=self.json)
 
 
 @final
@@ -62,14 +64,21 @@ class Agent:
     """Data set of this device, where it is not that of the configuration."""
     data_root: Path | None = None
     """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    net: str | None = None
+    """FILE.py:NAME of your own net, where it lies elsewhere on this machine."""
     json: bool = False
     """Print the record as a line of JSON, and no table."""
 
     def run(self) -> int:
         """Train, print, and return the exit code."""
-        from eaves.report.serving import show_agent
+        from eaves.report.serving import Local, show_agent
 
-        return show_agent(self.source, self.settings, self.data, self.data_root, as_json=self.json)
+        return show_agent(
+            self.source,
+            self.settings,
+            Local(data=self.data, data_root=self.data_root, net=self.net),
+            as_json=self.json,
+        )
 
 
 @final
@@ -106,14 +115,22 @@ class Infer:
     """Data set of this device, where it is not that of the bundle."""
     data_root: Path | None = None
     """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    net: str | None = None
+    """FILE.py:NAME of your own net, where the bundle does not hold its code."""
     json: bool = False
     """Print a line of JSON for each example, a summary last, and no table."""
 
     def run(self) -> int:
         """Answer, print, and return the exit code."""
         from eaves.report.inferring import show_infer
+        from eaves.report.serving import Local
 
-        return show_infer(self.source, self.settings, self.data, self.data_root, as_json=self.json)
+        return show_infer(
+            self.source,
+            self.settings,
+            Local(data=self.data, data_root=self.data_root, net=self.net),
+            as_json=self.json,
+        )
 
 
 @final
@@ -143,6 +160,8 @@ class Calibrate:
     """Data set of this device, where it is not that of the bundle."""
     data_root: Path | None = None
     """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
+    net: str | None = None
+    """FILE.py:NAME of your own net, where the bundle does not hold its code."""
     plot: Path | None = None
     """Draw the curve into this file (.png, .pdf or .svg)."""
     json: bool = False
@@ -152,6 +171,7 @@ class Calibrate:
         """Choose, write, print, and return the exit code."""
         from eaves.experiments.calibrating import Target
         from eaves.report.inferring import show_calibration
+        from eaves.report.serving import Local
 
         wanted = Target(rule=self.rule, accuracy=self.target_accuracy, share=self.target_share)
         config = InferConfig(cloud=self.cloud, credentials=self.credentials, insecure=self.insecure)
@@ -159,8 +179,7 @@ class Calibrate:
             self.source,
             wanted,
             config,
-            self.data,
-            self.data_root,
+            Local(data=self.data, data_root=self.data_root, net=self.net),
             plot=self.plot,
             as_json=self.json,
         )

@@ -14,10 +14,11 @@ import torch
 from tests.experiments.conftest import Cloud
 
 from eaves.codecs.base import parse_codec
-from eaves.errors import PayloadError, StateError
+from eaves.errors import ConfigError, PayloadError, StateError, StorageError
 from eaves.experiments import agent
 from eaves.experiments.agent import AgentProgress, run_agent
 from eaves.experiments.build import Job, build_job
+from eaves.experiments.bundle import read_weights
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, open_origin, write_untrained
 from eaves.experiments.inferring import InferRecord, infer
@@ -104,12 +105,17 @@ def test_the_edge_trains_without_a_cloud_and_delivers_later(
     assert alone.steps == STEPS  # all of its steps, and none delivered
     assert alone.accuracy == {"cloud": None, "exit": None}
     assert alone.bytes["up"] == 0
-    assert not (tmp_path / "agent" / "bundle").exists()
+    assert (alone.network or {})["uploads_waiting"] == STEPS
+    before = _weights(tmp_path)  # the edge's half is there, for its exit
+    *_, answered = infer(open_origin(tmp_path / "agent"), InferConfig(cloud=None), None)
+    assert isinstance(answered, InferRecord)
+    assert dict(answered.by) == {"exit-late": 360}
     cloud = cloud_of(Origin(config=TINY), _serve(tmp_path))
     later = _run(_agent(tmp_path), cloud.target())
     assert later.complete
     assert later.samples == STEPS * 16  # none was taken twice
     assert cloud.ended().counts.uploads == STEPS
+    assert _weights(tmp_path) == before
 
     at_once = cloud_of(Origin(config=TINY), _serve(tmp_path / "b"))
     _run(_agent(tmp_path / "b"), at_once.target())
@@ -423,3 +429,95 @@ def test_starting_over_is_a_new_run_and_sends_nothing_of_the_old_one(
     ended = cloud.ended()
     assert [run.run for run in ended.ledger.accounts] == [new.network["run"]]
     assert ended.counts.uploads == STEPS
+
+
+# The folder and what it holds
+
+
+def test_a_finished_run_is_not_run_again_and_new_data_are_said_at_once(
+    tmp_path: Path, cloud_of: CloudOf
+) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "data" / "d"
+    for name, shade in (("cat", 40), ("dog", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (8, 8), (shade + i,) * 3).save(folder / name / f"{i}.png")
+    config = TrainConfig(
+        data="images:d", data_root=tmp_path / "data", image_size=8, batch_size=4, epochs=1
+    )
+    write_untrained(config, tmp_path / "untrained")  # a cloud has to know the classes
+    untrained = open_origin(tmp_path / "untrained")
+    origin = replace(untrained, config=replace(untrained.config, data_root=tmp_path / "data"))
+    cloud = cloud_of(origin, _serve(tmp_path))
+    record = _run(_agent(tmp_path), cloud.target(), origin=origin)
+    assert record.complete
+    assert _run(_agent(tmp_path), NOBODY, origin=origin) == record
+    for i in range(300):
+        Image.new("RGB", (8, 8), (i % 256,) * 3).save(folder / "dog" / f"new{i}.png")
+    with pytest.raises(
+        StateError, match=r"300 files were added under d/dog, such as new0.png.*--ov"
+    ):
+        _run(_agent(tmp_path), NOBODY, origin=origin)
+    names = [*(tmp_path / "agent" / "bundle").rglob("*"), *(tmp_path / "cloud").rglob("*")]
+    contents = [path.read_bytes() for path in names if path.is_file()]
+    assert contents
+    assert not any(b"0.png" in content or b"new0" in content for content in contents)
+    (folder / "dog").rename(folder / "eel")
+    with pytest.raises(ConfigError, match=r"of the classes cat, dog; .* classes cat, eel"):
+        _run(_agent(tmp_path), NOBODY, origin=origin)
+
+
+def test_each_folder_has_one_owner(tmp_path: Path) -> None:
+    stop = threading.Event()
+    events = run_agent(Origin(config=TINY), _agent(tmp_path), NOBODY, stop=stop)
+    next(events)
+    for other in (
+        lambda: _run(_agent(tmp_path), NOBODY),
+        lambda: list(run(replace(TINY, out=tmp_path / "agent"))),
+        lambda: list(run(replace(TINY, out=tmp_path / "agent"), overwrite=True)),
+        lambda: list(run(replace(TINY, out=tmp_path / "agent"), resume=True)),
+    ):
+        with pytest.raises(StorageError, match=r"another process is at work in .* \(number \d+\)"):
+            other()
+    stop.set()
+    assert len(list(events)) >= 1
+    for resume in (False, True):  # what an agent began, it alone goes on with
+        with pytest.raises((ConfigError, StateError), match=r"interrupted run|`eaves agent`"):
+            list(run(replace(TINY, out=tmp_path / "agent"), resume=resume))
+
+
+def test_the_edges_half_answers_at_every_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the run was killed in the middle, and whatever a learner keeps in its state."""
+    for name, config, step in (("plain", TINY, 3), ("hides", HIDING, 5)):
+        _saves(monkeypatch, dies_at=("edge" if config is HIDING else "train", step))
+        with pytest.raises(KeyboardInterrupt):
+            _run(_agent(tmp_path / name, checkpoint_s=0), NOBODY, origin=Origin(config=config))
+        monkeypatch.undo()
+        folder = tmp_path / name / "agent"
+        states, facts = load_checkpoint(folder / "checkpoint") or ({}, {})
+        assert facts["steps"] == step - 1
+        kept = read_weights(folder / "bundle", "edge")
+        tensors = states["edge"].tensors
+        prefix = "part/weights/" if config is HIDING else "weights/"
+        assert all(torch.equal(value, tensors[prefix + key]) for key, value in kept.items())
+        *_, answered = infer(open_origin(folder), InferConfig(cloud=None, samples=20), None)
+        assert isinstance(answered, InferRecord)
+        assert answered.examples == 20
+        assert f"not finished: {step - 1} of 8 steps of the phase" in caplog.text
+    key = bytes(tensors["noise/sent"][:32].tolist())
+    assert not any(key in content for content in _files(folder / "bundle"))
+
+
+def test_a_finished_run_of_another_kind_is_not_replaced(tmp_path: Path, cloud_of: CloudOf) -> None:
+    config = replace(HIDING, cloud_epochs=2)  # its checkpoint is removed at the end
+    cloud = cloud_of(Origin(config=config), _serve(tmp_path))
+    assert _run(_agent(tmp_path), cloud.target(), origin=Origin(config=config)).complete
+    before = _weights(tmp_path)
+    for other in (replace(config, lr=0.01), TINY):
+        with pytest.raises(ConfigError, match=r"holds a finished run .*--overwrite"):
+            _run(_agent(tmp_path), NOBODY, origin=Origin(config=other))
+    assert _weights(tmp_path) == before

@@ -67,7 +67,7 @@ def test_a_side_without_weights_is_said(trained: TrainConfig) -> None:
 
 def test_a_new_run_replaces_the_bundle_whole(tmp_path: Path) -> None:
     for method in ("split", "full-edge"):
-        list(run(replace(TINY, method=method, out=tmp_path)))
+        list(run(replace(TINY, method=method, out=tmp_path), overwrite=True))
     assert not (tmp_path / "bundle" / "cloud").exists()
     assert read_manifest(tmp_path / "bundle")["method"] == "full-edge"
 

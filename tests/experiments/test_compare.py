@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from eaves.errors import ConfigError
-from eaves.experiments.compare import compared, finished, interrupted
+from eaves.experiments.compare import compared, finished
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 
@@ -80,21 +80,14 @@ def test_a_comparison_that_cannot_work_is_refused(compare: str, message: str) ->
         compared(TrainConfig(compare=compare))
 
 
-def test_a_run_is_finished_interrupted_or_neither(tmp_path: Path) -> None:
+def test_a_run_is_finished_or_not(tmp_path: Path) -> None:
     config = TrainConfig(out=tmp_path)
     record = tmp_path / "record.json"
     assert finished(config) is None
-    assert not interrupted(config)
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "checkpoint.json").write_text("{}")
-    assert interrupted(config)
     record.write_text(json.dumps({"complete": False, "config_hash": config.hash()}))
-    assert interrupted(config)
     assert finished(config) is None
     record.write_text(json.dumps({"complete": True, "config_hash": config.hash()}))
-    assert not interrupted(config)
     assert finished(config) == {"complete": True, "config_hash": config.hash()}
     assert finished(replace(config, seed=1)) is None
     record.write_text('{"complete": tr')
-    assert interrupted(config)
     assert finished(config) is None

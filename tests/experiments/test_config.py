@@ -1,4 +1,6 @@
+import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaves.errors import ConfigError
+from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import (
     HIDING,
     TrainConfig,
     load_config,
+    located,
     parse_config,
     resumed_config,
+    without_places,
 )
+from eaves.experiments.netconfig import AgentConfig, InferConfig, ServeConfig
+from eaves.experiments.planconfig import ProfileConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
+from eaves.experiments.siameseconfig import SiameseConfig
 
 HIDES: dict[str, Any] = {"method": "priphit", "privacy": PrivacyConfig(private="high")}
 KEEPS = PrivacyConfig(private="high", keep_training=True)
@@ -211,3 +219,52 @@ def test_a_table_of_a_file_is_not_lost_beside_other_keys() -> None:
     config = parse_config("[privacy]\nprivate = 'Male, Young'\nepsilon = 8\n", "-")
     assert config.privacy == PrivacyConfig(private="Male, Young", epsilon=8.0)
     assert config.privacy.attributes == ("Male", "Young")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (TrainConfig, "out"),
+        (TrainConfig, "data_root"),
+        (SiameseConfig, "start"),
+        (ServeConfig, "out"),
+        (ServeConfig, "credentials"),
+        (AgentConfig, "out"),
+        (InferConfig, "credentials"),
+        (AuditConfig, "out"),
+        (ProfileConfig, "data_root"),
+    ],
+)
+def test_a_path_may_be_given_as_a_string(make: Callable[..., Any], name: str) -> None:
+    assert getattr(make(**{name: "r"}), name) == Path("r")
+    assert make(**{name: "r"}) == make(**{name: Path("r")})
+    for wrong in ("", 3, b"r", "a\0b"):
+        with pytest.raises(ConfigError, match=f"expected --{name.replace('_', '-')} to be a path"):
+            make(**{name: wrong})
+
+
+def test_what_a_setting_points_to_is_not_part_of_the_hash() -> None:
+    one, other = TrainConfig(net="a/mine.py:Net", cut="x"), TrainConfig(net="/b/m.py:Net", cut="x")
+    assert one.hash() == other.hash() != replace(one, net="a/mine.py:Other").hash()
+    started = [replace(one, siamese=SiameseConfig(start=Path(name))) for name in "ab"]
+    assert started[0].hash() == started[1].hash() != one.hash()
+
+
+def test_located_settings_hold_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(
+        net="../a/mine.py:Net",
+        cut="x",
+        data_root=Path("data"),
+        out=Path("r"),
+        siamese=SiameseConfig(start=Path("s")),
+    )
+    found = located(config)
+    assert found.net == f"{tmp_path.parent}/a/mine.py:Net"
+    assert (found.data_root, found.out) == (tmp_path / "data", tmp_path / "r")
+    assert found.siamese.start == tmp_path / "s"
+    assert located(found) == found
+    assert located(TrainConfig(net="timm:x", cut="y")).net == "timm:x"
+    assert str(tmp_path) not in json.dumps(without_places(found.to_dict()))

@@ -1,12 +1,15 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from eaves.core.rates import Rate
+from eaves.errors import StateError
 from eaves.experiments.build import build_job
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.record import record_of
+from eaves.experiments.record import RunRecord, read_record, record_of
+from eaves.experiments.run import run
 from eaves.runtime.meters import Meter, Totals
 
 TOTALS = Totals(
@@ -55,3 +58,30 @@ def test_the_codec_is_the_one_that_was_used(method: str, codec: str | None) -> N
     assert record.codec == codec
     assert record.cut is None
     assert record.bytes["per_sample_up"] is None
+
+
+def test_a_record_is_read_back_and_a_newer_one_is_refused(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    record = next(
+        event
+        for event in run(TrainConfig(train_samples=32, epochs=1, out=tmp_path))
+        if isinstance(event, RunRecord)
+    )
+    path = tmp_path / "record.json"
+    assert read_record(tmp_path) == record
+    written = json.loads(path.read_bytes())
+    assert written["format"] == 1
+    older = {k: v for k, v in written.items() if k not in ("format", "identity")}
+    path.write_text(json.dumps(older))  # as older versions wrote it
+    found = read_record(tmp_path)
+    assert found is not None
+    assert found.as_json() == written | {"identity": None}
+    for content in ("", "[]", '{"complete": true}'):
+        path.write_text(content)
+        assert read_record(tmp_path) is None
+    path.write_text(json.dumps(written | {"format": 99, "of_the_future": 1}))
+    with pytest.raises(StateError, match="a record of format 1, got 99: a newer Eaves"):
+        read_record(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(StateError, match="a newer Eaves"):
+            list(run(TrainConfig(train_samples=32, epochs=1, out=tmp_path), resume=resume))

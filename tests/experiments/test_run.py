@@ -397,7 +397,9 @@ def test_resuming_what_is_complete_or_not_begun(whole: Whole, tmp_path: Path) ->
 
 def test_beginning_anew_forgets_what_was_there(whole: Whole, tmp_path: Path) -> None:
     record_of(run(config_of("hierarchical once", tmp_path), stop=StopAt(20)))
-    record = record_of(run(config_of("hierarchical once", tmp_path)))
+    with pytest.raises(ConfigError, match="holds an interrupted run; go on with --resume"):
+        list(run(config_of("hierarchical once", tmp_path)))
+    record = record_of(run(config_of("hierarchical once", tmp_path), overwrite=True))
     assert record.samples == whole("hierarchical once")[0].samples
     assert digests(tmp_path) == digests(whole("hierarchical once")[1])
 

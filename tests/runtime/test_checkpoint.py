@@ -186,6 +186,30 @@ def test_tensors_are_written_the_same_every_time() -> None:
     assert tensors_to_bytes(tensors) == tensors_to_bytes(backwards)
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (99, "expected a checkpoint of format 1, got 99: a newer Eaves has written it: install"),
+        ("1", "got '1': it is damaged"),
+        (True, "got True: it is damaged"),
+        (None, "got None: it is damaged"),
+        (1.5, "got 1.5: it is damaged"),
+    ],
+)
+def test_a_checkpoint_of_an_unknown_format_is_refused(
+    tmp_path: Path, written: object, message: str
+) -> None:
+    save_checkpoint(tmp_path, 1, states(1), {"value": 1})
+    index = json.loads((tmp_path / INDEX).read_bytes())
+    (tmp_path / INDEX).write_text(json.dumps(index | {"format": written}))
+    with pytest.raises(StateError, match=message):
+        load_checkpoint(tmp_path)
+    del index["format"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(StateError, match="is damaged"):
+        load_checkpoint(tmp_path)
+
+
 def test_an_index_that_the_disk_has_lost_is_an_error_and_no_new_beginning(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 3, {"edge": State({"w": torch.ones(2)}, {})}, {})
     index = (tmp_path / "checkpoint.json").read_bytes()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eaves.core.roles import Batch, PrivateLabels
 from eaves.data.private import refuse_known, take
-from eaves.data.source import Dataset, Request, Source, channel_stats, lacking, subset
+from eaves.data.source import Contents, Dataset, Request, Source, channel_stats, lacking, subset
 from eaves.errors import ConfigError, DataError
 
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -159,6 +159,10 @@ class Files(Source):
             self._kept_NCHW[lacking] = self._decode(lacking)
             self._is_kept_N[lacking] = True
         return Batch(self._kept_NCHW[indices], labels_B, private)
+
+    def contents(self) -> Contents:
+        """Return the files and what is known about each."""
+        return Contents(labels=self._labels_N, private=self._private, paths=self._paths)
 
     def _decode(self, indices_B: Tensor) -> Tensor:
         return self._decoder.decode([self._paths[index] for index in indices_B.tolist()])

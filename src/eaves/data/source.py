@@ -24,6 +24,20 @@ _STATS_SAMPLE = 1000
 _NAMED = 100  # in a sentence
 
 
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contents:
+    """What a source is made of: labels (N,), and the files of the inputs or the inputs themselves.
+
+    Nothing is decoded for it.
+    """
+
+    labels: Tensor
+    private: PrivateLabels | None = None
+    paths: Sequence[Path] = ()
+    inputs: Tensor | None = None
+
+
 class Source(ABC):
     """A fixed list of labelled images, read by index."""
 
@@ -43,6 +57,11 @@ class Source(ABC):
         Where the source has private labels, theirs are in the batch. The batch is the caller's
         own: writing to it does not change the source.
         """
+
+    def contents(self) -> Contents:
+        """Return what the source is made of, by which it is known again."""
+        whole = self.fetch(torch.arange(len(self)))
+        return Contents(labels=whole.labels, private=whole.private, inputs=whole.inputs)
 
 
 @final
@@ -84,6 +103,10 @@ class InMemory(Source):
         """Return the examples at ``indices``; see :meth:`Source.fetch`."""
         private = take(self._private, indices)
         return Batch(self._inputs_NCHW[indices], self._labels_N[indices], private)
+
+    def contents(self) -> Contents:
+        """Return the tensors themselves, which must not be written to."""
+        return Contents(labels=self._labels_N, private=self._private, inputs=self._inputs_NCHW)
 
 
 @final

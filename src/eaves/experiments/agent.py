@@ -3,7 +3,7 @@
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,14 +12,16 @@ from pathlib import Path
 from time import monotonic
 from typing import final
 
+from torch import Tensor, nn
+
 from eaves import __version__
 from eaves.core.independence import Dependence, inputs_seen
 from eaves.core.rates import Rate
+from eaves.core.state import State
 from eaves.errors import ConfigError, EavesError, PayloadError, StateError
 from eaves.experiments.answering import far_cloud
 from eaves.experiments.build import Job
-from eaves.experiments.bundle import ON_BATCH, facts_of, write_bundle
-from eaves.experiments.compare import finished
+from eaves.experiments.bundle import ON_BATCH, facts_of, write_bundle, write_weights
 from eaves.experiments.evaluate import (
     BATCH,
     dependence_text,
@@ -29,9 +31,18 @@ from eaves.experiments.evaluate import (
     parts_of,
 )
 from eaves.experiments.halves import Origin, edge_job
+from eaves.experiments.identity import Facts
 from eaves.experiments.netconfig import AgentConfig
 from eaves.experiments.phases import EdgePhase, edge_phases
-from eaves.experiments.position import Position, begin, forget, restore, save
+from eaves.experiments.position import (
+    Position,
+    begin,
+    fingerprint,
+    finished_as,
+    forget,
+    restore,
+    save,
+)
 from eaves.experiments.record import RunRecord, record_of, write_record
 from eaves.experiments.recovering import back_to_beginning, keep_beginning, numbers_text
 from eaves.experiments.run import PhaseProgress
@@ -43,11 +54,14 @@ from eaves.network.spool import Spool, SpoolStatus
 from eaves.network.uplink import Enrolment, Uplink, UplinkStatus
 from eaves.network.waiting import CloudLate
 from eaves.network.wire import Terms, pack_terms
+from eaves.runtime.files import held
 from eaves.runtime.pipeline import Pipeline
 from eaves.runtime.process import set_up
 from eaves.runtime.traffic import Progress, Snapshot
 
 _MB = 10**6
+_PART = "part/weights/"  # where a learner that hides keeps its weights
+_log = logging.getLogger(__name__)
 _POLL_S = 0.5  # between questions to a cloud that goes on learning
 _ASK_S = 10.0  # for each of them
 _PATIENCE_S = 60.0  # without an answer
@@ -75,25 +89,37 @@ def run_agent(
     on learning from what has travelled, its accuracy is that after all of it.
 
     An interrupted run in ``config.out`` goes on, a finished one is not run again, unless
-    ``config.overwrite``. When ``stop`` is set, the run ends after its current step with a record
-    that is not ``complete``; what is not delivered stays in the spool.
+    ``config.overwrite``. At every checkpoint the bundle of the edge's half is written too, so that
+    the device can answer whether or not the cloud was ever reached. When ``stop`` is set, the run
+    ends after its current step with a record that is not ``complete``; what is not delivered stays
+    in the spool.
 
     Raises:
         ConfigError, DataError: see :func:`edge_job`.
         RefusedError: the cloud refuses this edge; all is kept.
-        StateError: ``config.out`` holds another run, or is damaged.
-        StorageError: the disk is full; all is kept.
+        StateError: ``config.out`` holds another run, one whose data or net have changed since, or
+            is damaged.
+        StorageError: the disk is full (all is kept), or another process is at work there.
     """
-    set_up(origin.config.threads)
     origin = replace(origin, config=replace(origin.config, out=config.out))
-    if not config.overwrite and (record := finished(origin.config)) is not None:
-        yield RunRecord(**record)
-        return
+    with held(config.out):
+        yield from _run(origin, config, target, stop)
+
+
+def _run(
+    origin: Origin, config: AgentConfig, target: Target, stop: threading.Event
+) -> Iterator[AgentProgress | RunRecord]:
+    set_up(origin.config.threads)
     job, terms = edge_job(origin)
+    identity = fingerprint(job, kind="agent", session=origin.session)
+    if not config.overwrite and (record := finished_as(job, identity)) is not None:
+        _log.info("the run in %s is finished; --overwrite trains again", config.out)
+        yield record
+        return
     _refuse_drops(job, config)
     *alone, sends = edge_phases(job)
-    position = _enrolled(job, origin, [*alone, sends][0].name, overwrite=config.overwrite)
-    spool, position = _whole(job, config, position, sends)
+    position = _enrolled(job, origin, identity, [*alone, sends][0].name, config)
+    spool, position = _whole(job, config, position, sends, identity)
     with closing(spool):
         agent = _Agent(job, config, target, position, spool)
         try:
@@ -117,7 +143,7 @@ def _steps(alone: list[EdgePhase], sends: EdgePhase, position: Position) -> int:
 
 
 def _whole(
-    job: Job, config: AgentConfig, position: Position, sends: EdgePhase
+    job: Job, config: AgentConfig, position: Position, sends: EdgePhase, identity: Facts
 ) -> tuple[Spool, Position]:
     """Open the spool; where uploads are gone from it, go back to make them again, if that can be.
 
@@ -133,7 +159,7 @@ def _whole(
     run, gone = position.enrolled["run"], numbers_text(spool.past.missing)
     if job.method.edge.one_way and back_to_beginning(job.config.out / "checkpoint"):
         spool.close()
-        position = restore(job)
+        position = restore(job, identity)
         if position.enrolled.get("run") != run:
             raise StateError(f"the beginning kept in {job.config.out} is of another run")
         _log.warning(
@@ -182,7 +208,7 @@ class _Agent:
             checkpoint_s=self._config.checkpoint_s,
         ):
             if isinstance(event, Snapshot):
-                self._keep(event)
+                self._keep(phase, event)
             else:
                 yield self._progress(phase.name, phase.steps, first_step, event)
         if position.steps == phase.steps:
@@ -217,7 +243,7 @@ class _Agent:
         ):
             if isinstance(event, Snapshot):
                 position.enrolled["session"] = uplink.status.session
-                self._keep(event)
+                self._keep(phase, event)
                 spool.forget_replies(event.steps)
                 continue
             yield self._progress(phase.name, phase.steps, first_step, event)
@@ -260,10 +286,22 @@ class _Agent:
                     stop.wait(_POLL_S)
         self._interrupted = left > 0 and stop.is_set()
 
-    def _keep(self, snapshot: Snapshot) -> None:
-        position = self._position
+    def _keep(self, phase: EdgePhase, snapshot: Snapshot) -> None:
+        position, job = self._position, self._job
         position.steps, position.totals = snapshot.steps, snapshot.totals
-        save(self._job, position, snapshot)
+        save(job, position, snapshot)
+        nothing: dict[str, Rate | None] = {"cloud": None, "exit": None}
+        record = record_of(job, position.totals, position.steps, nothing, complete=False)
+        taken = f"{snapshot.steps} of {phase.steps} steps of the phase {phase.name}"
+        unfinished = {"accuracy": None, "unfinished": f"{taken}; not all is in the cloud"}
+        weights = _weights(job.method.edge_modules, snapshot.edge)
+        write_weights(
+            job.config.out / "bundle",
+            {"edge": weights},
+            facts_of(record, job.dataset.interface) | unfinished,
+            session=position.enrolled["session"],
+            code=job.net.code,
+        )
 
     def _progress(
         self, name: str, steps: int, first_step: int, progress: Progress
@@ -285,14 +323,22 @@ class _Agent:
                 accuracy = self._measured(network)
             found = dependences(parts, seen)
             complete = not self._spool.status().lost
-        record = record_of(job, self._position.totals, steps, accuracy, complete=complete)
+        record = record_of(
+            job,
+            self._position.totals,
+            steps,
+            accuracy,
+            complete=complete,
+            identity=self._position.identity,
+        )
         notices = [*record.notices, *(dependence_text(name, x) for name, x in found.items())]
         record = replace(record, link="network", network=network, notices=notices)
         if self.delivered and not self._interrupted:
             facts = facts_of(record, job.dataset.interface) | {ON_BATCH: on_batch(found)}
             session = self._position.enrolled["session"]
             sides = {"edge": job.method.edge_modules}
-            write_bundle(job.config.out / "bundle", sides, facts, session=session)
+            out = job.config.out / "bundle"
+            write_bundle(out, sides, facts, session=session, code=job.net.code)
         write_record(job.config.out, record)
         if complete and job.privacy is not None:
             forget(job)  # whoever finds the key later would take the noise off what was sent
@@ -323,12 +369,22 @@ class _Agent:
             "uploads_sent": uplink.sent,
             "dropped_uploads": spool.dropped,
             "dropped_samples": spool.dropped_samples,
+            "uploads_waiting": spool.waiting,
             "lost_uploads": spool.lost,
             "taken_back_uploads": uplink.taken_back,
             "violations": uplink.violations,
             "unasked_replies": uplink.unasked,
             **({"problem": self._problem} if self._problem else {}),
         }
+
+
+def _weights(modules: Mapping[str, nn.Module], state: State | None) -> Mapping[str, Tensor]:
+    """Return the edge's weights as they were at a checkpoint; the modules learn on meanwhile."""
+    now: Mapping[str, Tensor] = nn.ModuleDict(dict(modules)).state_dict()
+    if state is None:  # before the first step
+        return now
+    prefix = "weights/" if any(key.startswith("weights/") for key in state.tensors) else _PART
+    return {name: state.tensors[prefix + name] for name in now}
 
 
 def _refuse_drops(job: Job, config: AgentConfig) -> None:
@@ -356,12 +412,14 @@ def _reply_bytes(job: Job, terms: Terms) -> int:
     return 4 * job.config.batch_size * prod(terms["feature_shape"]) + 64 * 1024
 
 
-def _enrolled(job: Job, origin: Origin, phase: str, *, overwrite: bool) -> Position:
+def _enrolled(
+    job: Job, origin: Origin, identity: Facts, phase: str, config: AgentConfig
+) -> Position:
     """Return where the run stands; a new one, in its first ``phase``, gets a name.
 
     That is on disk before the cloud hears it, and so is the key of the noise.
     """
-    position = begin(job) if overwrite else restore(job)
+    position = begin(job, identity) if config.overwrite else restore(job, identity)
     if not position.enrolled:
         for old in _spool_files(job.config.out):
             old.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import final
 
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.settings import expect_between
+from eaves.experiments.settings import expect_between, take_paths
 
 QUICK = ("labels", "attribute", "decoder", "unmixing", "rank")
 ATTACKS = (*QUICK, "optimisation", "gan")
@@ -48,12 +48,15 @@ class AuditConfig:
     """Of noise, attackers' weights and order."""
     threads: int = 1
     """CPU threads."""
+    net: str | None = None
+    """FILE.py:NAME of the bundle's own net, where the bundle does not hold its code."""
     gallery: int = 6
     """Victims whose reconstructions are kept beside the figures, on this machine; 0: none."""
     out: Path | None = None
     """Folder for audit.json and the gallery; by default `audit` beside the bundle."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         for name, low, high in (
             ("known", 100, 10**9),
             ("releases", 1, 10**4),

@@ -19,6 +19,7 @@ from eaves.data.source import Dataset, Interface
 from eaves.errors import ConfigError, CutError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
+from eaves.experiments.identity import NetFacts, net_facts
 from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.precision import (
     AUTO,
@@ -72,6 +73,7 @@ class Job:
     epoch_steps: int
     edge_steps: int
     cloud_steps: int
+    net: NetFacts
     privacy: dict[str, Any] | None = None
     """What is hidden, and what is proven about it; None where nothing is."""
     precision: Choice | None = None
@@ -119,6 +121,7 @@ def build_job(
         epoch_steps=steps.epoch,
         edge_steps=steps.edge,
         cloud_steps=steps.cloud,
+        net=built.net,
         privacy=built.privacy,
         precision=choice,
     )
@@ -183,6 +186,7 @@ class Built:
     cut: str | None
     hiding: Hiding | None
     privacy: dict[str, Any] | None
+    net: NetFacts
 
 
 def build_method(
@@ -204,13 +208,11 @@ def build_method(
         ConfigError: a name or combination that cannot work.
     """
     torch.manual_seed(config.seed)
-    whole = _net(config, interface, net)
+    whole, known = _net(config, interface, net)
     cut = None if config.method.startswith("full-") else config.cut or _default_cut(config, whole)
-    channels = interface.input_shape[0]
-    mean, std = interface.mean or (0.0,) * channels, interface.std or (1.0,) * channels
     setup = Setup(
         net=whole,
-        normalise=Normalise(mean, std),
+        normalise=_normalise(interface),
         input_shape=interface.input_shape,
         classes=len(interface.classes),
         cut=cut or "",
@@ -223,7 +225,8 @@ def build_method(
         tuning=_tuning(config, steps) if config.tunes else None,
     )
     if not config.hides:
-        return Built(method=METHODS[config.method](setup), cut=cut, hiding=None, privacy=None)
+        method = METHODS[config.method](setup)
+        return Built(method=method, cut=cut, hiding=None, privacy=None, net=known)
     shape = setup.feature_shape()
     classes = private_classes or dict.fromkeys(config.privacy.attributes, ("", ""))
     hiding = hiding_for(config, shape, classes, edge_steps=steps.edge, secret=secret)
@@ -232,7 +235,14 @@ def build_method(
         cut=cut,
         hiding=hiding,
         privacy=privacy_facts(config, hiding, shape),
+        net=known,
     )
+
+
+def _normalise(interface: Interface) -> Normalise:
+    channels = interface.input_shape[0]
+    mean, std = interface.mean or (0.0,) * channels, interface.std or (1.0,) * channels
+    return Normalise(mean, std)
 
 
 def _tuning(config: TrainConfig, steps: Steps) -> Tuning:
@@ -357,11 +367,20 @@ def _schedule(config: TrainConfig, steps: int) -> OneCycle:
     )
 
 
-def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> StagedNet:
-    input_shape, classes = interface.input_shape, len(interface.classes)
+def _net(
+    config: TrainConfig, interface: Interface, net: nn.Module | None
+) -> tuple[StagedNet, NetFacts]:
+    input_shape, classes, name = interface.input_shape, len(interface.classes), config.net
+    if net is None and name.startswith("own:"):
+        raise ConfigError(
+            f"the net {name} was passed in Python, so no code to build it is kept: name its file, "
+            f"as in --net FILE.py:{name.removeprefix('own:')}; in Python pass net=..., built in "
+            "the same way"
+        )
     with _default_data_explained(config, interface):
         if net is None:
-            return build_net(config.net, classes=classes, input_shape=input_shape, stem=config.stem)
+            whole = build_net(name, classes=classes, input_shape=input_shape, stem=config.stem)
+            return whole, net_facts(name, whole)
         whole = staged(net, input_shape)
         answers = output_shape(whole, input_shape)
         if answers != (classes,):
@@ -369,7 +388,7 @@ def _net(config: TrainConfig, interface: Interface, net: nn.Module | None) -> St
                 f"expected a net that answers {classes} logits for {config.data}, "
                 f"this one answers {answers}"
             )
-        return whole
+        return whole, net_facts(name, whole, net)
 
 
 @contextmanager

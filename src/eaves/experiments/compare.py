@@ -1,6 +1,5 @@
 """Several methods under the same conditions: which runs a comparison is made of."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -58,13 +57,3 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
         return None
     same = record.get("complete") is True and record.get("config_hash") == config.hash()
     return record if same else None
-
-
-def interrupted(config: TrainConfig) -> bool:
-    """Return whether ``config.out`` holds a run that was begun and is not complete."""
-    if not (config.out / "checkpoint" / "checkpoint.json").exists():
-        return False
-    try:
-        return json.loads((config.out / "record.json").read_bytes()).get("complete") is not True
-    except (OSError, ValueError):
-        return True

@@ -5,6 +5,8 @@ Imports no torch, so that the command line can print its help at once.
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -21,6 +23,7 @@ from eaves.experiments.settings import (
     expect_choice,
     from_toml,
     read_text,
+    take_paths,
 )
 from eaves.experiments.siameseconfig import SiameseConfig
 
@@ -48,6 +51,7 @@ HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
 _ONCE = ("hierarchical", "full-cloud", *HIDING)
 # What a run produces does not depend on these, so they are not part of its hash.
 _NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare")
+_PLACES = ("data_root", "out")
 
 
 @final
@@ -77,8 +81,9 @@ class TrainConfig:
     stem: str | None = None
     """imagenet or cifar, for nets that have the choice."""
     cut: str | None = None
-    """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one. With
-    datamix also input: inputs are mixed themselves."""
+    """Last stage on the edge; `eaves cuts NET` lists them. By default the last cut but one of our
+    own nets (siamese: the last); of others it has to be named. With datamix also input: inputs are
+    mixed themselves."""
     bottleneck: int | str | None = None
     """Narrow the features at the cut by learned layers: to so many channels (8), or to channels x
     height x width (2x4x4)."""
@@ -138,6 +143,7 @@ class TrainConfig:
     """Folder for the record, the bundle and the checkpoint."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         for name, known in CHOICES.items():
             expect_choice(self, name, known)
         for name in ("epochs", "batch_size", "copies", "threads"):
@@ -235,13 +241,15 @@ class TrainConfig:
         return _given(asdict(self))
 
     def hash(self) -> str:
-        """Return a digest of all that the result depends on.
+        """Return a digest of all settings that the result depends on.
+
+        What they point to (data, the file of a net) is compared by its content instead: see
+        :mod:`eaves.experiments.identity`.
 
         >>> TrainConfig().hash() == TrainConfig(out=Path("elsewhere")).hash()
         True
         """
-        counted = {k: v for k, v in self.to_dict().items() if k not in _NOT_HASHED}
-        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(counted(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
         """Return the configuration as TOML that :func:`load_config` reads back.
@@ -277,6 +285,58 @@ def resumed_config(folder: Path) -> TrainConfig:
 def parse_config(text: str, source: str) -> TrainConfig:
     """Read TOML; ``source`` is named in errors. Unknown keys and wrong types are errors."""
     return from_toml(TrainConfig, text, source)
+
+
+def counted(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that the result depends on, wherever files lie on this machine."""
+    found = {k: v for k, v in config.to_dict().items() if k not in _NOT_HASHED}
+    found["net"] = net_name(config.net)
+    if config.siamese.start is not None:
+        found["siamese"] = {**found["siamese"], "start": "given"}
+    return found
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """Return the same settings with absolute paths, which hold from every folder."""
+    net, siamese = config.net, config.siamese
+    if net_name(net) != net:
+        file, _, name = net.rpartition(":")
+        net = f"{_absolute(Path(file))}:{name}"
+    if siamese.start is not None:
+        siamese = replace(siamese, start=_absolute(siamese.start))
+    root = None if config.data_root is None else _absolute(config.data_root)
+    return replace(config, net=net, siamese=siamese, data_root=root, out=_absolute(config.out))
+
+
+def net_name(net: str) -> str:
+    """Return how a net is called wherever its file lies.
+
+    >>> net_name("nets/mine.py:Mine"), net_name("timm:resnet18")
+    ('own:Mine', 'timm:resnet18')
+    """
+    file, _, name = net.rpartition(":")
+    return f"own:{name}" if file.endswith(".py") else net
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, as :meth:`TrainConfig.to_dict` gives them, without where anything lies.
+
+    What goes to other machines says nothing of the folders and users of this one.
+
+    >>> without_places({"net": "/home/kim/mine.py:Mine", "out": "runs/a", "epochs": 3})
+    {'net': 'mine.py:Mine', 'epochs': 3}
+    """
+    kept = {k: v for k, v in settings.items() if k not in _PLACES}
+    if "net" in kept and net_name(kept["net"]) != kept["net"]:
+        file, _, name = kept["net"].rpartition(":")
+        kept["net"] = f"{Path(file).name}:{name}"
+    if "siamese" in kept:
+        kept["siamese"] = {k: v for k, v in kept["siamese"].items() if k != "start"}
+    return kept
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # symbolic links stay what they are
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

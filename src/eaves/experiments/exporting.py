@@ -34,7 +34,7 @@ from eaves.light.facts import EDGE, EXIT, NAME, DeviceFacts
 from eaves.light.model import Model
 from eaves.light.noise import Noising
 from eaves.privacy.bounds import BOUNDS, Bound, Clip, Tanh
-from eaves.runtime.files import write_atomically
+from eaves.runtime.files import held, write_atomically
 from eaves.runtime.sealed import sealed_json
 
 TOLERANCE: Final = 1e-4
@@ -88,16 +88,22 @@ class Exported:
         }
 
 
-def export(source: Path, out: Path) -> Exported:
+def export(source: Path, out: Path, *, net: str | nn.Module | None = None) -> Exported:
     """Write the folder ``out`` from a bundle, or from the run that left one.
+
+    ``net``: see :func:`~eaves.experiments.halves.open_origin`.
 
     Raises:
         ConfigError: a method or codec that cannot be exported, no bundle, a folder that holds
             something, or a package that is missing.
         StateError: the bundle is damaged, or ONNX Runtime does not agree with torch.
-        StorageError: the disk is full or refuses.
+        StorageError: the disk is full or refuses, or another process writes there.
     """
-    origin = open_origin(source)
+    with held(out, beside=True):
+        return _export(open_origin(source, net=net), out)
+
+
+def _export(origin: Origin, out: Path) -> Exported:
     if origin.bundle is None or origin.interface is None:
         raise ConfigError("expected a bundle to export, got a configuration: train it first")
     if (reason := _REFUSED.get(origin.config.method)) is not None:
@@ -107,7 +113,7 @@ def export(source: Path, out: Path) -> Exported:
     LightCodec(wire_of(origin.config).codec.name)  # refuses what a device does not have
     _expect_packages()
     config = replace(origin.config, device="cpu")
-    built = build_method(config, origin.interface)
+    built = build_method(config, origin.interface, net=origin.net)
     load_weights(origin, "edge", built.method.edge_modules)
     parts, noising = _parts(built)
     shapes = {EDGE: origin.interface.input_shape}

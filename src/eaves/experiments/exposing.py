@@ -57,7 +57,7 @@ class Subject:
     """
 
     def __init__(self, source: Path, config: AuditConfig):
-        origin = open_origin(source)
+        origin = open_origin(source, net=config.net)
         if origin.bundle is None:
             raise ConfigError(f"expected a bundle, or the folder of a run, got {source}")
         self.folder, self.config, self._audit = origin.bundle, _of(origin.config, config), config
@@ -82,7 +82,7 @@ class Subject:
                 f"the bundle is for inputs {interface.input_shape}; {self.config.data} has inputs "
                 f"{self.dataset.train.input_shape}"
             )
-        built = build_method(replace(origin.config, device="cpu"), interface)
+        built = build_method(replace(origin.config, device="cpu"), interface, net=origin.net)
         load_weights(origin, "edge", built.method.edge_modules)
         self.edge: nn.Module = built.method.edge_modules["edge"]
         self.mechanism = OPEN if built.hiding is None else built.hiding.mechanism
@@ -133,7 +133,7 @@ class Subject:
         classes = self.dataset.private_classes[attribute]
         interface = replace(self.dataset.interface, classes=classes)
         seeded = replace(self._origin.config, seed=self._audit.seed, device="cpu")
-        method = build_method(seeded, interface).method
+        method = build_method(seeded, interface, net=self._origin.net).method
         if self.config.tunes:
             _transfer(self.folder, method.cloud_modules)
         head = method.edge_modules.get("head", nn.Identity())  # what follows the cloud, if anything

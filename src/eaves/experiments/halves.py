@@ -1,6 +1,8 @@
 """From a configuration or a bundle to one half of a method, for the machine that runs it."""
 
+import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +17,25 @@ from eaves.data.load import interface_of, known_examples
 from eaves.data.source import Interface
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import Job, build_job, build_method, uploads_of, wire_of
-from eaves.experiments.bundle import read_manifest, read_weights, write_bundle
-from eaves.experiments.config import TrainConfig, load_config
+from eaves.experiments.bundle import (
+    bundle_in,
+    code_in,
+    read_manifest,
+    read_weights,
+    write_bundle,
+)
+from eaves.experiments.config import TrainConfig, load_config, net_name, without_places
 from eaves.experiments.phases import AugmentedInputs
 from eaves.experiments.precision import AUTO, MOST_EXAMPLES, Step, settled
 from eaves.experiments.settings import from_values
 from eaves.methods.setup import AnswersOnly, Method
+from eaves.nets.own import is_own, own_code
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import new_session
 from eaves.network.policy import Scale, TrainingPolicy
 from eaves.network.screening import scale_of
 from eaves.network.wire import Terms
+from eaves.runtime.files import held
 
 _QUERY_BATCH: Final = 256  # that an edge measures its accuracy with
 _PROBES: Final = 8
@@ -46,33 +56,93 @@ class Origin:
     """What suits the data, as an untrained bundle says."""
     train_examples: int | None = None
     """How many the edge's data has, as an untrained bundle says."""
+    net: nn.Module | None = None
+    """A net that was passed in Python; its weights become those of the half that is built."""
+    unfinished: str = ""
+    """How far training was, in words, where the bundle was written before its end."""
+
+    @property
+    def code(self) -> bytes | None:
+        """What is in the file of the net, if it is a user's own."""
+        return own_code(self.config.net) if self.net is None and is_own(self.config.net) else None
 
 
-def open_origin(path: Path) -> Origin:
+def open_origin(path: Path, *, net: str | nn.Module | None = None) -> Origin:
     """Read a TOML file, or a bundle (or the folder of a run that has left one).
 
+    ``net`` is the user's own net of a bundle that does not hold its code: ``FILE.py:NAME``, or the
+    module. For a TOML file it stands for the net that is named there, which may lie elsewhere on
+    this machine. Code that a bundle holds is run when the net is built.
+
     Raises:
-        ConfigError: there is neither, or it cannot be.
-        StateError: the bundle is damaged.
+        ConfigError: there is neither, it cannot be, or ``net`` is none of the user's own.
+        StateError: the bundle is damaged, or ``net`` is another one.
     """
-    if path.is_dir():
-        folder = path if (path / "manifest.json").exists() else path / "bundle"
-        manifest = read_manifest(folder)
-        try:
-            config = from_values(TrainConfig, manifest["config"], str(folder / "manifest.json"))
-            interface = _interface(manifest["input_shape"], manifest["classes"])
-            return Origin(
-                config=config,
-                interface=interface,
-                session=str(manifest["session"]),
-                bundle=folder,
-                accuracy=manifest["accuracy"],
-                augment=str(manifest.get("augment", "auto")),
-                train_examples=_count(manifest.get("train_examples")),
+    if isinstance(net, str) and not is_own(net):
+        raise ConfigError(f"expected --net with a net of your own, as FILE.py:NAME, got {net!r}")
+    given = None if isinstance(net, str) else net
+    if not path.is_dir():
+        config = load_config(path)
+        if net is not None:
+            named = net if isinstance(net, str) else f"own:{type(net).__name__}"
+            config = replace(config, net=named)
+        return Origin(config=config, net=given)
+    folder = bundle_in(path)
+    manifest = read_manifest(folder)
+    origin = replace(_origin(folder, manifest), net=given)
+    config = replace(
+        origin.config,
+        net=_net(origin, manifest, net),
+        data_root=_root_beside(folder, origin.config),
+    )
+    return replace(origin, config=config)
+
+
+def _origin(folder: Path, manifest: Mapping[str, Any]) -> Origin:
+    """Return what a manifest says, without this machine's part in it."""
+    try:
+        return Origin(
+            config=from_values(TrainConfig, manifest["config"], str(folder / "manifest.json")),
+            interface=_interface(manifest["input_shape"], manifest["classes"]),
+            session=str(manifest["session"]),
+            bundle=folder,
+            accuracy=manifest["accuracy"],
+            augment=str(manifest.get("augment", "auto")),
+            train_examples=_count(manifest.get("train_examples")),
+            unfinished=str(manifest.get("unfinished", "")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"the manifest of {folder} is damaged: {error!r}") from error
+
+
+def _root_beside(bundle: Path, config: TrainConfig) -> Path | None:
+    """Return where the data of a bundle lie, if it still is in the folder of its run."""
+    try:
+        local = load_config(bundle.parent / "config.toml")
+    except ConfigError:
+        return config.data_root  # a bundle of an older version may say
+    same = without_places(local.to_dict()) == without_places(config.to_dict())
+    return local.data_root if same else config.data_root
+
+
+def _net(origin: Origin, manifest: Mapping[str, Any], net: str | nn.Module | None) -> str:
+    """Return the name by which the net of a bundle is built on this machine."""
+    folder, name = origin.bundle, net_name(origin.config.net)
+    assert folder is not None
+    if not name.startswith("own:"):
+        if net is not None:
+            raise ConfigError(f"the net of {folder} is {name}: leave out the net of your own")
+        return name
+    if isinstance(net, str):
+        sha256, found = manifest.get("net_sha256"), hashlib.sha256(own_code(net)).hexdigest()
+        if sha256 not in (None, found):
+            raise StateError(
+                f"{net} is not the code that the bundle in {folder} was made with: expected "
+                f"SHA-256 {sha256}, found {found}"
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"the manifest of {folder} is damaged: {error!r}") from error
-    return Origin(config=load_config(path))
+        return net
+    code = None if net is not None else code_in(folder, manifest)
+    return name if code is None else f"{code}:{name.removeprefix('own:')}"
 
 
 def _count(found: object) -> int | None:
@@ -114,10 +184,10 @@ def cloud_half(
             "full-cloud normalises inputs in the cloud, which does not know their mean here: make "
             "a bundle where the data is, with `eaves bundle`, and start from it"
         )
-    config = _settled(config, interface, folder)
-    built = build_method(config, interface)
+    config = _settled(config, interface, folder, origin.net)
+    built = build_method(config, interface, net=origin.net)
     method = built.method
-    terms = terms_of(config, interface, method, built.cut)
+    terms = terms_of(config, interface, method, built.cut) | built.net.terms()
     assert method.cloud_predictor is not None
     load_weights(origin, "cloud", method.cloud_modules)
     accepts = Accepts(
@@ -144,7 +214,9 @@ def cloud_half(
     return half, replace(method, edge_modules={}), terms
 
 
-def _settled(config: TrainConfig, interface: Interface, folder: Path | None) -> TrainConfig:
+def _settled(
+    config: TrainConfig, interface: Interface, folder: Path | None, net: nn.Module | None
+) -> TrainConfig:
     if config.precision != AUTO:
         return config
     if folder is None or config.in_one_place:
@@ -152,7 +224,7 @@ def _settled(config: TrainConfig, interface: Interface, folder: Path | None) -> 
     size = min(config.batch_size, MOST_EXAMPLES)
 
     def step(tried: TrainConfig) -> Step:
-        method = build_method(tried, interface).method
+        method = build_method(tried, interface, net=deepcopy(net)).method
         cloud = method.cloud
         assert cloud is not None, "a method that is trained over a network has a cloud half"
         shape = terms_of(tried, interface, method, None)["feature_shape"]
@@ -216,7 +288,7 @@ def edge_job(origin: Origin, *, trains: bool = True) -> tuple[Job, Terms]:
         StateError: the bundle does not hold the edge's half.
     """
     _refuse(origin.config, trains=trains)
-    job = build_job(origin.config, secret=True, trains=trains)
+    job = build_job(origin.config, origin.net, secret=True, trains=trains)
     ours, theirs = job.dataset.interface, origin.interface
     if theirs is not None and (ours.input_shape, ours.classes) != (
         theirs.input_shape,
@@ -228,7 +300,7 @@ def edge_job(origin: Origin, *, trains: bool = True) -> tuple[Job, Terms]:
             f"classes {', '.join(ours.classes)}"
         )
     load_weights(origin, "edge", job.method.edge_modules)
-    terms = terms_of(job.config, ours, job.method, job.cut)
+    terms = terms_of(job.config, ours, job.method, job.cut) | job.net.terms()
     method = replace(job.method, cloud=None, cloud_predictor=None, cloud_modules={})
     return replace(job, method=method), terms
 
@@ -241,7 +313,7 @@ def terms_of(
     shape = interface.input_shape if edge is None else output_shape(edge, interface.input_shape)
     return {
         "method": config.method,
-        "net": config.net,
+        "net": net_name(config.net),
         "stem": config.stem,
         "cut": cut,
         "bottleneck": config.bottleneck,
@@ -258,7 +330,7 @@ def facts_of_terms(config: TrainConfig, terms: Terms) -> dict[str, Any]:
         **{name: terms[name] for name in ("method", "net", "cut", "input_shape", "classes")},
         "data": config.data,
         "codec": wire_of(config).codec.name,
-        "config": config.to_dict(),
+        "config": without_places(config.to_dict()),
         "accuracy": None,
     }
 
@@ -286,14 +358,15 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
         StorageError: the disk is full.
     """
     _refuse(config, trains=True)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
-    job = build_job(config)
-    terms = terms_of(config, job.dataset.interface, job.method, job.cut)
-    known = {"augment": job.augment, "train_examples": len(job.dataset.train)}
-    facts = {**facts_of_terms(config, terms), **known}
-    sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
-    write_bundle(folder, sides, facts, session=new_session())
+    with held(folder, beside=True):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not empty; choose another --out, or remove it")
+        job = build_job(config)
+        terms = terms_of(config, job.dataset.interface, job.method, job.cut)
+        known = {"augment": job.augment, "train_examples": len(job.dataset.train)}
+        facts = {**facts_of_terms(config, terms), **known}
+        sides = {"edge": job.method.edge_modules, "cloud": job.method.cloud_modules}
+        write_bundle(folder, sides, facts, session=new_session(), code=job.net.code)
 
 
 def _refuse(config: TrainConfig, *, trains: bool) -> None:

@@ -1,5 +1,6 @@
 """Answers to the test set of a device: a generator of answers, then what they were worth."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from eaves.experiments.netconfig import InferConfig, given_rule
 from eaves.network.channel import Target
 from eaves.network.waiting import Answers, Policy
 from eaves.runtime.process import set_up
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -104,6 +107,8 @@ def infer(
         raise ConfigError("expected a bundle to answer with, got a configuration: train it first")
     refuse_dependent(origin.bundle)
     set_up(origin.config.threads)
+    if origin.unfinished:
+        _log.warning("the bundle is of a training that was not finished: %s", origin.unfinished)
     rule = rule_of(config, origin.bundle)
     job, _ = edge_job(origin, trains=False)
     record = InferRecord(

@@ -13,7 +13,7 @@ from typing import Final, final
 from eaves.core.rules import RULES as RULE_KINDS
 from eaves.core.rules import ExitRule
 from eaves.errors import ConfigError
-from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
+from eaves.experiments.settings import expect_at_least, expect_between, expect_choice, take_paths
 
 AUTH: Final = ("certificates", "tokens")
 WHEN_FULL: Final = ("block", "drop-oldest")
@@ -113,6 +113,7 @@ class ServeConfig:
     """text, or json: one object on each line."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         expect_choice(self, "auth", AUTH)
         expect_choice(self, "log", LOGS)
         self._check_training()
@@ -184,13 +185,14 @@ class AgentConfig:
     checkpoint_s: float = 60.0
     """Seconds between checkpoints."""
     overwrite: bool = False
-    """Start over even if --out holds an interrupted run."""
+    """Start over even if --out holds a run, which is replaced."""
     max_backoff_s: float = 30.0
     """Wait this long at most before connecting again."""
     log: str = "text"
     """text, or json: one object on each line."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         expect_choice(self, "when_full", WHEN_FULL)
         expect_choice(self, "log", LOGS)
         expect_between(self, "spool_mb", _LEAST, _MOST)
@@ -232,6 +234,7 @@ class InferConfig:
     """Answer this many examples; by default all of the test set."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if self.rule is not None:
             expect_choice(self, "rule", RULES)
         if self.threshold is not None:

@@ -8,7 +8,7 @@ from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
 from eaves.experiments.config import HIDING
 from eaves.experiments.privacyconfig import PrivacyConfig
-from eaves.experiments.settings import expect_at_least, expect_between, expect_choice
+from eaves.experiments.settings import expect_at_least, expect_between, expect_choice, take_paths
 from eaves.planner.devices import DEVICES
 from eaves.planner.phases import INFERENCE, TRAINING
 from eaves.planner.profile import INPUT, Profile
@@ -59,6 +59,7 @@ class ProfileConfig:
     """Codecs of inputs for full-cloud: raw, png, jpeg, with commas between; raw by default."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if self.exit is not None:
             expect_choice(self, "exit", ("conv", "linear", "mlp"))
         if self.precision is not None:
@@ -226,6 +227,7 @@ class PlanConfig:
     """The fleet shares one link."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         for name in ("samples", "probe", "fleet"):
             if getattr(self, name) is not None:
                 expect_at_least(self, name, 1)

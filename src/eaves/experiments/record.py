@@ -5,7 +5,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ import torch
 from eaves import __version__
 from eaves.core.rates import Rate
 from eaves.experiments.build import Job
-from eaves.runtime.files import write_atomically
+from eaves.experiments.config import without_places
+from eaves.runtime.files import expect_format, write_atomically
 from eaves.runtime.meters import Totals
 from eaves.runtime.sealed import CHECKSUM, sealed_json
+
+FORMAT: Final = 1
 
 
 @final
@@ -55,6 +58,9 @@ class RunRecord:
     another one in use: sentences for people."""
     checksum: str = field(default="", compare=False)
     """Of all other fields, as ``record.json`` has it; empty before it was written."""
+    identity: dict[str, Any] | None = None
+    """What it learnt from, and the net: digests that tell whether another run is of the same."""
+    format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name, without the checksum."""
@@ -66,14 +72,23 @@ class RunRecord:
 
 
 def record_of(
-    job: Job, totals: Totals, steps: int, accuracy: dict[str, Rate | None], *, complete: bool
+    job: Job,
+    totals: Totals,
+    steps: int,
+    accuracy: dict[str, Rate | None],
+    *,
+    complete: bool,
+    identity: str = "",
 ) -> RunRecord:
-    """Put together the record of a run that took ``steps`` steps."""
+    """Put together the record of a run that took ``steps`` steps.
+
+    ``identity`` is the SHA-256 of the fingerprint that the run left, if any.
+    """
     config = job.config
     sends = config.method != "full-edge"
     return RunRecord(
         method=config.method,
-        net=config.net,
+        net=without_places({"net": config.net})["net"],
         cut=job.cut,
         data=job.dataset.name,
         codec=job.wire.codec.name if sends else None,
@@ -93,11 +108,7 @@ def record_of(
         },
         accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
         time=_times(totals),
-        bytes={
-            "up": totals.bytes_up,
-            "down": totals.bytes_down,
-            "per_sample_up": totals.bytes_up / totals.sent_samples if totals.sent_samples else None,
-        },
+        bytes=_bytes(totals),
         memory={
             "edge_peak_bytes": totals.edge_peak_bytes,
             "cloud_peak_bytes": totals.cloud_peak_bytes,
@@ -105,12 +116,38 @@ def record_of(
         complete=complete,
         privacy=job.privacy,
         notices=list(job.dataset.notices),
+        identity={"sha256": identity, "net": job.net.as_json()} if identity else None,
     )
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write ``record.json``; raises :class:`StorageError`."""
     write_atomically(folder / "record.json", sealed_json(record.as_json()))
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Return the record that a run left; None where there is none, or only a part of one.
+
+    Raises:
+        StateError: a newer Eaves has written it.
+    """
+    path = folder / "record.json"
+    try:
+        found = json.loads(path.read_bytes())
+        written = found.get("format", 1)
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
+    if type(written) is int and written > FORMAT:
+        expect_format(written, FORMAT, place=path, kind="a record")
+    try:
+        return RunRecord(**found)
+    except TypeError:  # of an older version, or none at all
+        return None
+
+
+def _bytes(totals: Totals) -> dict[str, float | None]:
+    per_sample = totals.bytes_up / totals.sent_samples if totals.sent_samples else None
+    return {"up": totals.bytes_up, "down": totals.bytes_down, "per_sample_up": per_sample}
 
 
 def _times(totals: Totals) -> dict[str, float]:

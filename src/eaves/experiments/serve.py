@@ -99,6 +99,7 @@ class _Service:
 
     def __init__(self, origin: Origin, config: ServeConfig, group: Group, undo: Undo):
         half, self._method, self._terms = cloud_half(origin, config.device, config.out)
+        self._code = origin.code
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
                 f"--merge {config.merge} is for methods that send nothing back; "
@@ -211,7 +212,13 @@ class _Service:
             "uploads": self.trainer.accounts().as_json(),
         }
         sides = {"cloud": self._method.cloud_modules}
-        write_bundle(self._config.out / "bundle", sides, facts, session=self.trainer.session)
+        write_bundle(
+            self._config.out / "bundle",
+            sides,
+            facts,
+            session=self.trainer.session,
+            code=self._code,
+        )
 
 
 @final

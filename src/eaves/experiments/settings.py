@@ -195,6 +195,25 @@ def _names(allowed: Iterable[type]) -> str:
     return " or ".join(words.get(t, t.__name__) for t in allowed if t is not type(None))
 
 
+def take_paths(config: "DataclassInstance") -> None:
+    """Turn strings in fields of ``config`` that are paths into paths, as Python users write them.
+
+    Raises:
+        ConfigError: a field that is a path holds neither, or an empty string.
+    """
+    for name, allowed in _types(type(config)).items():
+        value = getattr(config, name)
+        if (
+            Path not in allowed
+            or isinstance(value, Path)
+            or (value is None and type(None) in allowed)
+        ):
+            continue
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ConfigError(f"expected {_flag(name)} to be {_names(allowed)}, got {value!r}")
+        object.__setattr__(config, name, Path(value))  # as a frozen dataclass does to itself
+
+
 def expect_at_least(config: object, name: str, least: int) -> None:
     """Raise a :class:`ConfigError` where the setting ``name`` is not an integer from ``least``.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from eaves.experiments.settings import expect_between, expect_choice
+from eaves.experiments.settings import expect_between, expect_choice, take_paths
 
 PAIRS = ("random", "all", "none")
 
@@ -38,6 +38,7 @@ class SiameseConfig:
     """In which the cloud's half learns from what will be sent; 0: it gets the map back alone."""
 
     def __post_init__(self) -> None:
+        take_paths(self)
         expect_choice(self, "pairs", PAIRS)
         for name in ("margin", "pair_weight"):
             expect_between(self, name, 0, 1e6)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from eaves.errors import ConfigError
+from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import Job
-from eaves.experiments.bundle import read_weights
+from eaves.experiments.bundle import bundle_in, read_manifest, read_weights
 from eaves.experiments.halves import open_origin
 
 _WHERE: dict[str, Mapping[str, str]] = {
@@ -47,6 +47,16 @@ def start(job: Job, source: Path) -> None:
                     f"that in {source} {'lacks' if value is None else 'has another'} {name}"
                 )
         part.load_state_dict(found)
+
+
+def session_of(source: Path | None) -> str:
+    """Return the session of a bundle to start from; empty where it is not there (any more)."""
+    if source is None:
+        return ""
+    try:
+        return str(read_manifest(bundle_in(source)).get("session", ""))
+    except StateError:
+        return ""
 
 
 def whole_weights(source: Path) -> dict[str, Tensor]:

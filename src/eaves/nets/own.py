@@ -4,8 +4,10 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from importlib.abc import SourceLoader
 from pathlib import Path
 from types import ModuleType
+from typing import final
 
 from torch import nn
 
@@ -48,17 +50,50 @@ def own_net(name: str, *, classes: int, input_shape: tuple[int, int, int]) -> St
     return staged(net, input_shape)
 
 
-def _run(file: Path) -> ModuleType:
+def own_code(name: str) -> bytes:
+    """Return what is in the file of ``FILE.py:NAME``; nothing is run.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    file = Path(name.rpartition(":")[0])
     if not file.is_file():
         raise ConfigError(f"expected a Python file at {file}, found none; give its path as in FILE")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the net in {file}: {error.strerror}") from error
+
+
+@final
+class _Loader(SourceLoader):
+    """Runs what is in the file now, without Python's cache of compiled code.
+
+    That goes by time and size of the file alone, and would leave a folder beside it.
+    """
+
+    def __init__(self, file: Path, code: bytes):
+        self._file, self._code = file, code
+
+    def get_filename(self, fullname: str) -> str:
+        """Return where the code is from, for tracebacks."""
+        return str(self._file)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """Return the code."""
+        return self._code
+
+
+def _run(file: Path) -> ModuleType:
+    code = own_code(f"{file}:")
     module_name = f"eaves_own:{file.resolve()}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:  # never for a name that ends in .py
-        raise ConfigError(f"{file} cannot be loaded as Python code")
+    loader = _Loader(file, code)
+    spec = importlib.util.spec_from_loader(module_name, loader)
+    assert spec is not None  # never for a loader that knows its file
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their own module up there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise

@@ -8,9 +8,9 @@ from eaves.experiments.exporting import export
 from eaves.report.stdout import console
 
 
-def show_export(source: Path, out: Path, *, as_json: bool) -> int:
+def show_export(source: Path, out: Path, *, net: str | None = None, as_json: bool) -> int:
     """Export, and print what was written."""
-    exported, printed = export(source, out), console()
+    exported, printed = export(source, out, net=net), console()
     if as_json:
         printed.out(json.dumps(exported.as_json()), highlight=False)
         return 0

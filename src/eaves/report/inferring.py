@@ -14,21 +14,19 @@ from eaves.errors import ConfigError, StateError
 from eaves.experiments.access import target_of
 from eaves.experiments.answering import Beside, Cloud, far_cloud
 from eaves.experiments.calibrating import BATCH, Target, choose, score, write_rule
-from eaves.experiments.halves import Origin, cloud_half, edge_job, open_origin
+from eaves.experiments.halves import Origin, cloud_half, edge_job
 from eaves.experiments.inferring import Answered, InferRecord, infer
 from eaves.experiments.netconfig import InferConfig
 from eaves.network.waiting import CloudLate
 from eaves.report.calibration import calibration_json, calibration_table, draw_calibration
 from eaves.report.figures import expect_figure
-from eaves.report.serving import with_data
+from eaves.report.serving import Local
 from eaves.report.stdout import ANSWERED_BY, console, error_console, plain_table
 
 
-def show_infer(
-    source: Path, config: InferConfig, data: str | None, data_root: Path | None, *, as_json: bool
-) -> int:
+def show_infer(source: Path, config: InferConfig, local: Local, *, as_json: bool) -> int:
     """Answer the test set and print what came of it; as JSON, a line for each example as well."""
-    origin = with_data(open_origin(source), data, data_root)
+    origin = local.opened(source)
     printed, target = console(), target_of(config)
     err = error_console()
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
@@ -93,8 +91,7 @@ def show_calibration(
     source: Path,
     wanted: Target,
     config: InferConfig,
-    data: str | None,
-    data_root: Path | None,
+    local: Local,
     *,
     plot: Path | None,
     as_json: bool,
@@ -102,7 +99,7 @@ def show_calibration(
     """Choose the rule of a bundle, write it there, and print the curve it was chosen from."""
     if plot is not None:
         expect_figure(plot)
-    origin = with_data(open_origin(source), data, data_root)
+    origin = local.opened(source)
     if origin.bundle is None:
         raise ConfigError("expected a bundle to calibrate, got a configuration: train it first")
     job, _ = edge_job(origin, trains=False)

@@ -13,6 +13,7 @@ from safetensors.numpy import load
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
+from eaves.runtime.files import expect_format
 from eaves.runtime.sealed import unsealed_json
 
 Record = Mapping[str, Any]
@@ -74,10 +75,16 @@ def _read_run(number: int, folder: Path) -> Run:
     return Run(
         number=number,
         folder=folder,
-        record=_read_json(folder / "record.json"),
+        record=_read_record(folder / "record.json"),
         audit=audit,
         gallery={} if audit is None else _read_gallery(path.with_name("gallery.safetensors")),
     )
+
+
+def _read_record(path: Path) -> Record:
+    record = _read_json(path)
+    expect_format(record.get("format", 1), 1, place=path, kind="a record")
+    return record
 
 
 def _read_json(path: Path) -> Record:
@@ -142,5 +149,7 @@ def _command(start: list[str], settings: Record, default: Record) -> str:
     for name, value in settings.items():
         if value is None or name in PLACES or value == default.get(name):
             continue
+        if name in ("net", "start"):  # where it lies is of one machine, too
+            value = Path(str(value)).name
         parts += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(parts)

@@ -4,10 +4,12 @@ import json
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import localtime, monotonic, strftime
-from typing import Any, Final
+from typing import Any, Final, final
+
+from rich.console import Console
 
 from eaves.core.units import bytes_text
 from eaves.experiments.access import gate_of, target_of
@@ -32,7 +34,12 @@ _log = logging.getLogger("eaves")
 
 
 def show_serve(
-    source: Path, config: ServeConfig, undo: Undo | None = None, *, as_json: bool
+    source: Path,
+    config: ServeConfig,
+    undo: Undo | None = None,
+    *,
+    net: str | None = None,
+    as_json: bool,
 ) -> int:
     """Serve until a signal, or until all edges have trained; then print what was done.
 
@@ -40,10 +47,10 @@ def show_serve(
         KeyboardInterrupt: Ctrl-C ended it, after everything was written.
     """
     configure(config.log, redact=redact)
-    origin = open_origin(source)
-    gate, credentials = gate_of(config)
+    origin = open_origin(source, net=net)
     logged_at = 0.0
     with _folder(config), interruptible() as asked:
+        gate, credentials = gate_of(config)
         for event in serve(origin, config, gate, credentials, stop=asked.stop, undo=undo):
             if not logged_at:
                 how = "in plaintext" if credentials is None else "with TLS"
@@ -117,8 +124,8 @@ def show_released(out: Path, edge: str, *, as_json: bool) -> int:
 
 
 def _folder(config: ServeConfig) -> AbstractContextManager[None]:
-    """Return the context that has the folder to itself; the processes of a group share theirs."""
-    return nullcontext() if "WORLD_SIZE" in os.environ else held(config.out)
+    """Return the context that has the folder to itself; the first of a group has it for all."""
+    return held(config.out) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def _figures(event: ServeProgress) -> dict[str, Any]:
@@ -153,20 +160,39 @@ def _print_served(event: ServeProgress, out: Path) -> None:
     printed.out(f"Checkpoint and bundle are in {out}", highlight=False)
 
 
-def show_agent(
-    source: Path, config: AgentConfig, data: str | None, data_root: Path | None, *, as_json: bool
-) -> int:
+@final
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """What of a configuration or bundle is elsewhere on this machine; None: where it says."""
+
+    data: str | None = None
+    data_root: Path | None = None
+    net: str | None = None
+
+    def opened(self, source: Path) -> Origin:
+        """Return the origin with what this machine has."""
+        origin = open_origin(source, net=self.net)
+        config = replace(
+            origin.config,
+            data=self.data or origin.config.data,
+            data_root=self.data_root or origin.config.data_root,
+            compare="",
+        )
+        return replace(origin, config=config)
+
+
+def show_agent(source: Path, config: AgentConfig, local: Local, *, as_json: bool) -> int:
     """Train the edge half with a cloud far away; print the record.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it, after a checkpoint was written.
     """
     configure(config.log, redact=redact)
-    origin = with_data(open_origin(source), data, data_root)
+    origin = local.opened(source)
     target = target_of(config)
     assert target is not None  # an agent's settings name a cloud
     err = error_console()
-    with held(config.out), interruptible() as asked, Live(err, origin.config.method) as live:
+    with interruptible() as asked, Live(err, origin.config.method) as live:
         for event in run_agent(origin, config, target, stop=asked.stop):
             if isinstance(event, AgentProgress):
                 live.show(event.training)
@@ -184,18 +210,23 @@ def show_agent(
         )
         return 1
     if not record.complete:
+        _say_what_waits(record, config.out, err)
         err.out("interrupted; the same command goes on", highlight=False)
         asked.raise_if_interrupted()
     return 0
 
 
-def with_data(origin: Origin, data: str | None, data_root: Path | None) -> Origin:
-    """Return the origin with the data that this machine has."""
-    config = origin.config
-    config = replace(
-        config, data=data or config.data, data_root=data_root or config.data_root, compare=""
+def _say_what_waits(record: RunRecord, out: Path, err: Console) -> None:
+    """Say that the cloud has not got everything, and what the edge's half can do without it."""
+    waiting = (record.network or {}).get("uploads_waiting", 0)
+    err.out(
+        f"not finished: {waiting:,} uploads wait for the cloud in {out}, and the accuracy is not "
+        "measured",
+        highlight=False,
     )
-    return replace(origin, config=config)
+    if (out / "bundle").exists():
+        words = f"the edge's half answers without it: eaves infer {out} --cloud None"
+        err.out(words, highlight=False)
 
 
 def _print_record(record: RunRecord, out: Path) -> None:
@@ -216,7 +247,8 @@ def _print_record(record: RunRecord, out: Path) -> None:
     )
     if "problem" in network:
         printed.out(str(network["problem"]), highlight=False)
-    printed.out(f"Record, bundle and checkpoint are in {out}", highlight=False)
+    there = [name for name in ("record.json", "bundle", "checkpoint") if (out / name).exists()]
+    printed.out(f"{', '.join(there)} are in {out}", highlight=False)
 
 
 def make_bundle(config: TrainConfig, out: Path) -> int:

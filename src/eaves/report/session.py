@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from eaves.errors import ConfigError
-from eaves.experiments.compare import compared, finished, interrupted, own_name
+from eaves.experiments.compare import compared, own_name
 from eaves.experiments.config import TrainConfig
+from eaves.experiments.position import expect_vacant
 from eaves.experiments.precision import AUTO, choice_text
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import PhaseProgress, run
@@ -17,6 +17,7 @@ from eaves.report.live import Live
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console, error_console
 from eaves.report.tables import comparison_table
+from eaves.runtime.files import held
 
 
 def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) -> int:
@@ -29,18 +30,17 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     """
     out, err = console(), error_console()
     runs = {own_name(config): config, **compared(config)}
-    if interrupted(config) and not (resume or overwrite):
-        raise ConfigError(
-            f"{config.out} holds an interrupted run; go on with --resume {config.out}, start over "
-            "with --overwrite, or choose another --out"
-        )
+    if not (resume or overwrite):
+        for one in runs.values():  # all of them, before the first is trained
+            with held(one.out):
+                expect_vacant(one.out)
     records: dict[str, dict[str, Any]] = {}
     with interruptible() as asked:
         for name, one in runs.items():
             if one.precision == AUTO and records:  # compare under the same conditions
                 one = replace(one, precision=records[own_name(config)]["config"]["precision"])
-            record = finished(one) if resume else None
-            record = record or _run(one, name, err, asked.stop, resume=resume)
+            how = {"resume": resume, "overwrite": overwrite}
+            record = _run(one, name, err, asked.stop, **how)
             if not record["complete"]:
                 hint = f"interrupted; go on with: eaves train --resume {config.out}"
                 err.out(hint, highlight=False)  # in one line, as it is: it is there to be copied
@@ -60,10 +60,16 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
 
 
 def _run(
-    config: TrainConfig, name: str, err: Console, stop: threading.Event, *, resume: bool
+    config: TrainConfig,
+    name: str,
+    err: Console,
+    stop: threading.Event,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> dict[str, Any]:
     with Live(err, name) as live:
-        for event in run(config, stop=stop, resume=resume):
+        for event in run(config, stop=stop, resume=resume, overwrite=overwrite):
             if isinstance(event, PhaseProgress):
                 live.show(event)
             else:

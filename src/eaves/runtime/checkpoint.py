@@ -16,10 +16,11 @@ from torch import Tensor
 
 from eaves.core.state import State
 from eaves.errors import StateError
-from eaves.runtime.files import write_atomically
+from eaves.runtime.files import expect_format, write_atomically
 from eaves.runtime.sealed import sealed_json, unsealed_json
 
 _INDEX = "checkpoint.json"
+_FORMAT = 1
 _BEGUN = "begun"  # an empty file: there has been an index
 _MODE = 0o600  # the state of an edge that hides holds the key of its noise
 
@@ -41,7 +42,7 @@ def save_checkpoint(
         file = f"{name}-{digest[:16]}.safetensors"
         write_atomically(folder / file, content, mode=_MODE)
         entries[name] = {"file": file, "sha256": digest, "facts": state.facts}
-    index = {"format": 1, "steps": steps, "states": entries, "facts": dict(facts)}
+    index = {"format": _FORMAT, "steps": steps, "states": entries, "facts": dict(facts)}
     write_atomically(folder / _INDEX, sealed_json(index), mode=_MODE)
     if not (folder / _BEGUN).exists():
         write_atomically(folder / _BEGUN, b"", mode=_MODE)
@@ -61,7 +62,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
     """Return the states and facts that were saved last; None where nothing was saved yet.
 
     Raises:
-        StateError: the checkpoint is damaged; the message names the file.
+        StateError: the checkpoint is damaged (the message names the file), or a newer Eaves has
+            written it.
     """
     path = folder / _INDEX
     if not path.exists():
@@ -73,6 +75,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
         return None
     try:
         index = unsealed_json(path.read_bytes())
+        expect_format(index["format"], _FORMAT, place=path, kind="a checkpoint")
         states = {
             name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
             for name, entry in index["states"].items()
