@@ -236,9 +236,7 @@ def parse(argv: Sequence[str]) -> Command:
     for word in argv:
         if not _is_utf8(word):  # neither a record nor a message could name such a file
             raise ConfigError(f"expected words in UTF-8, got {word!r}: rename the file or folder")
-    argv, hints = accumulated(argv)
-    for hint in hints:
-        _say(hint)
+    argv = accumulated(argv)
     train = _subcommand("train", Train(settings=_base_settings(argv)))
     serve = _subcommand("serve", Serve(source=tyro.MISSING, settings=_given(ServeConfig, argv)))
     agent = _subcommand("agent", Agent(source=tyro.MISSING, settings=_given(AgentConfig, argv)))

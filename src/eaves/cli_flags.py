@@ -1,7 +1,7 @@
 """Flags as they stand in a command: those that are given more than once.
 
 A flag that takes a list takes it in pieces, too: what it is given each time adds up. Of all others
-the last counts, as everywhere, and it is said that the others do not.
+the last counts, as everywhere, so that a script may add to the flags that it is given.
 """
 
 from collections.abc import Sequence
@@ -39,30 +39,20 @@ def flags_of(argv: Sequence[str]) -> list[tuple[str, str | None]]:
     return found
 
 
-def accumulated(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return ``argv`` with the pieces of lists put together, and what has to be said about it.
+def accumulated(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` with the pieces of lists put together.
 
     >>> accumulated(["audit", "--attacks", "labels", "--attacks=rank"])
-    (['audit', '--attacks', 'labels,rank'], [])
+    ['audit', '--attacks', 'labels,rank']
     >>> accumulated(["init", "--host", "a", "--host", "b", "c"])
-    (['init', '--host', 'a', 'b', 'c'], [])
-    >>> accumulated(["train", "--epochs", "3", "--epochs", "5"])[1]
-    ['--epochs is given twice, as 3 and 5: the last counts']
+    ['init', '--host', 'a', 'b', 'c']
     """
-    given: dict[str, list[str]] = {}
-    for name, value in flags_of(argv):
-        if value is not None:
-            given.setdefault(name, []).append(value)
-    hints = [
-        f"{name} is given {_times(len(values))}, as {_listed(values)}: the last counts"
-        for name, values in given.items()
-        if len(set(values)) > 1 and name not in COMMA_LISTS | MANY
-    ]
+    names = [name for name, value in flags_of(argv) if value is not None]
     words = list(argv)
     for name in sorted(COMMA_LISTS | MANY):
-        if len(given.get(name, ())) > 1:
+        if names.count(name) > 1:
             words = _gathered(words, name)
-    return words, hints
+    return words
 
 
 def _gathered(argv: Sequence[str], flag: str) -> list[str]:
@@ -86,11 +76,3 @@ def _gathered(argv: Sequence[str], flag: str) -> list[str]:
                 break
     given = values if flag in MANY else [",".join(values)]
     return [*rest[:at], flag, *given, *rest[at:]]
-
-
-def _times(n: int) -> str:
-    return "twice" if n == 2 else f"{n} times"
-
-
-def _listed(values: Sequence[str]) -> str:
-    return f"{', '.join(values[:-1])} and {values[-1]}"
