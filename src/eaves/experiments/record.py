@@ -16,7 +16,7 @@ from eaves.experiments.build import Job
 from eaves.experiments.config import without_places
 from eaves.runtime.files import expect_format, write_atomically
 from eaves.runtime.meters import Totals
-from eaves.runtime.sealed import CHECKSUM, sealed_json
+from eaves.runtime.sealed import CHECKSUM, sealed_json, unsealed_json
 
 FORMAT: Final = 1
 
@@ -102,10 +102,7 @@ def record_of(
         config_hash=config.hash(),
         config=config.to_dict(),
         versions=versions(),
-        hardware={
-            **hardware(config.threads),
-            **({} if job.precision is None else {"precision_chosen": asdict(job.precision)}),
-        },
+        hardware=_hardware_of(job),
         accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
         time=_times(totals),
         bytes=_bytes(totals),
@@ -118,6 +115,11 @@ def record_of(
         notices=list(job.dataset.notices),
         identity={"sha256": identity, "net": job.net.as_json()} if identity else None,
     )
+
+
+def _hardware_of(job: Job) -> dict[str, Any]:
+    found = hardware(job.config.threads)
+    return found if job.precision is None else found | {"precision_chosen": asdict(job.precision)}
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -133,7 +135,7 @@ def read_record(folder: Path) -> RunRecord | None:
     """
     path = folder / "record.json"
     try:
-        found = json.loads(path.read_bytes())
+        found = unsealed_json(path.read_bytes())
         written = found.get("format", 1)
     except (OSError, ValueError, RecursionError, AttributeError):
         return None

@@ -108,18 +108,10 @@ class _Service:
         if self._method.cloud is None:  # trained elsewhere
             config = replace(config, edges=0)
         self._lessons = _lessons(origin.config, config, group)
-        accepts = replace(
-            half.accepts, query_batch=max(half.accepts.query_batch, config.max_queries)
-        )
-        half = replace(
-            half,
-            lessons=self._lessons,
-            accepts=accepts,
-            policy=_policy(half.policy, config, group),
-        )
+        half = _served(half, self._lessons, config, group)
         self._max_message_bytes = min(
             int(config.max_message_mb * _MB),
-            largest_message(wire_of(origin.config).codec, accepts),
+            largest_message(wire_of(origin.config).codec, half.accepts),
         )
         self._origin, self._config, self._group = origin, config, group
         folder, self._files = config.out / "checkpoint", ExitStack()
@@ -219,6 +211,17 @@ class _Service:
             session=self.trainer.session,
             code=self._code,
         )
+
+
+def _served(half: Half, lessons: Lessons | None, config: ServeConfig, group: Group) -> Half:
+    """Return the half with what this service keeps, takes and allows."""
+    most = max(half.accepts.query_batch, config.max_queries)
+    return replace(
+        half,
+        lessons=lessons,
+        accepts=replace(half.accepts, query_batch=most),
+        policy=_policy(half.policy, config, group),
+    )
 
 
 @final

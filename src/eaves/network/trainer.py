@@ -66,8 +66,7 @@ class Trainer:
         max_queries: int = 256,
         session: str = "",
     ):
-        self._half, self._keeper, self._group = half, keeper, group
-        self._edges = edges
+        self._half, self._keeper, self._group, self._edges = half, keeper, group, edges
         self.work = WorkQueue(opens=True, ahead=merge, spare_bytes=half.accepts.limit_bytes)
         self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
@@ -76,8 +75,7 @@ class Trainer:
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
         self._intake = Intake(self.work, self._register, half.policy, merge)
-        self._replays = Replays()
-        self._stopping = threading.Event()
+        self._replays, self._stopping = Replays(), threading.Event()
         self._opener = Opener(half.accepts, self.work)
         self.ask = self._opener.ask  # to be called from the server's thread, with a query
         with ExitStack() as on_error:
@@ -219,7 +217,9 @@ class Trainer:
             return
         if not fresh:
             return
-        content = self._encoded(reply, [work for work, _ in fresh])
+        content, why = _packed(reply, self._half.reply_codec)
+        for work, _ in fresh if why else ():  # the step is made, but the edges stop
+            self._refuse(work, PayloadError(f"there is no reply to upload {work.seq}: {why}"))
         self.counts.step_s += perf_counter() - started
         self.counts.steps, self.counts.step_uploads = self.counts.steps + 1, len(fresh)
         self._learning.keep((work.payload, work.edge) for work, _ in fresh)
@@ -271,13 +271,6 @@ class Trainer:
         _log.warning("refused an upload", extra={"edge": work.line.run.edge, "why": str(error)})
         self.contributions.refused(work, error)
         work.line.refuse(error)
-
-    def _encoded(self, reply: Tensor | None, works: list[UploadWork]) -> bytes:
-        """Return the reply as bytes; where it cannot be, the step is made, but the edges stop."""
-        content, why = _packed(reply, self._half.reply_codec)
-        for work in works if why else ():
-            self._refuse(work, PayloadError(f"there is no reply to upload {work.seq}: {why}"))
-        return content
 
     def _keep(self, turns: list[Turn]) -> None:
         """Settle the checkpoint that is done, begin the one that is due."""
