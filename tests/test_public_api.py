@@ -150,12 +150,13 @@ TRAIN_CONFIG = {
 }
 # Settings of mixing: keys of the table [mixing], and flags of eaves train as they are.
 MIXING_CONFIG = {
-    "group": ("int", 2),
+    "group": ("int", 4),
     "law": ("str", "orthogonal"),
     "max_share": ("float", 0.8),
     "max_condition": ("float", 4.0),
     "shuffle": ("bool", False),
     "hardened": ("bool", False),
+    "allow_guessable": ("bool", False),
     "cloud_ends": ("str or None", None),
 }
 # Settings of siamese: keys of the table [siamese], and flags of eaves train as they are.

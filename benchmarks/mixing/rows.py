@@ -36,13 +36,13 @@ IMAGES = TrainConfig(
     batch_size=64,
     optimiser="sgd",
     precision="bf16",
-    mixing=MixingConfig(law="convex", cloud_ends="middle"),
+    mixing=MixingConfig(group=2, law="convex", allow_guessable=True, cloud_ends="middle"),
 )
 
 
 def mixed(base: TrainConfig, group: int, law: str = "orthogonal", share: float = 0.8) -> Row:
     """Plain mixtures of ``group``."""
-    mixing = replace(base.mixing, group=group, law=law, max_share=share)
+    mixing = replace(base.mixing, group=group, law=law, max_share=share, allow_guessable=group == 2)
     name = f"{base.data}, K = {group}, {law}" + (f", share {share:g}" if share != 0.8 else "")
     return Row(name=name, config=replace(base, mixing=mixing), attacks="")
 
@@ -126,7 +126,8 @@ def attacked(name: str, base: TrainConfig, groups: Sequence[int]) -> list[Row]:
     """The bundles of these groups, with every attack that takes mixtures apart."""
     rows = []
     for group in groups:
-        config = replace(base, mixing=replace(base.mixing, group=group))
+        mixing = replace(base.mixing, group=group, allow_guessable=group == 2)
+        config = replace(base, mixing=mixing)
         row = Row(name=f"{name}, K = {group}", config=config, attacks="unmixing,attribute")
         rows.append(replace(row, effort=0.5))
     return rows

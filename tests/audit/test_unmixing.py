@@ -21,6 +21,8 @@ from eaves.audit.unmixing import (
 )
 from eaves.audit.unmixnet import NetPlan
 from eaves.errors import ConfigError
+from eaves.privacy.mixing import MixingLaw
+from eaves.privacy.sources import Pseudo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,6 +61,11 @@ def rotations(groups: int, k: int, generator: torch.Generator) -> Tensor:
     return rotation_GKK
 
 
+def turned(n: int, generator: torch.Generator) -> Tensor:
+    """The law of :func:`rotations` of pairs."""
+    return rotations(n, 2, generator)
+
+
 def mixed(
     matrices: Tensor, sources: Tensor, noise_std: float, generator: torch.Generator
 ) -> Tensor:
@@ -84,6 +91,7 @@ def intercepted(sources: Tensor, share: float = 0.0) -> Intercept:
         noise_std=noise_std,
         own=pictures(64, 4, seed=7).flatten(0, 1),
         mix=law(noise_std),
+        draw=turned,
         plaintext=sources[:, 0],
         matrices=matrices,
     )
@@ -115,6 +123,21 @@ def test_recovers_all_without_noise(name: str) -> None:
     assert found.recovered.value > 0.95
     assert found.attack == name
     assert found.beats_chance
+
+
+@pytest.mark.parametrize("by", ["orthogonal", "convex", "affine"])
+def test_a_pair_is_guessed_from_the_law_alone(by: str) -> None:
+    """At the defaults: no ICA, no examples, no training."""
+    sources, mixing = pictures(40, 2), MixingLaw(name=by, group=2)
+    queries = mixing.draw(40, Pseudo(seeded(1))).mix(sources.flatten(0, 1)).reshape(sources.shape)
+    seen = Intercept(
+        queries=queries, draw=lambda n, generator: mixing.draw(n, Pseudo(generator)).matrix_GKK
+    )
+    alone, _ = take_apart("nothing", seen, sources, generator=seeded())
+    found, _ = take_apart("guessed", seen, sources, generator=seeded())
+    assert (alone.recovered.value, found.recovered.value) == (0, 1)
+    few = UnmixPlan(guesses=2)
+    assert take_apart("guessed", seen, sources, plan=few, generator=seeded())[0].beats_chance
 
 
 def test_a_mixing_that_is_badly_conditioned_hides_nothing() -> None:
@@ -264,6 +287,7 @@ def test_what_holds_nothing_of_the_sources_gives_nothing(name: str) -> None:
         noise_std=0.02,
         own=pictures(64, 4, seed=7).flatten(0, 1),
         mix=law(0.02),
+        draw=turned,
         plaintext=pictures(16, 1, seed=98)[:, 0],
     )
     found, _ = take_apart(
@@ -289,6 +313,7 @@ def test_constant_queries_are_no_failure(name: str) -> None:
         queries=torch.ones_like(sources),
         own=pictures(8, 2, seed=7).flatten(0, 1),
         mix=law(0.0),
+        draw=turned,
         plaintext=sources[:, 0],
         matrices=torch.eye(2).expand(8, 2, 2),
     )
@@ -305,6 +330,7 @@ def test_constant_queries_are_no_failure(name: str) -> None:
     ("name", "lacks"),
     [
         ("known-plaintext", "plaintext"),
+        ("guessed", "draw"),
         ("learned", "own"),
         ("denoised", "own"),
         ("oracle", "matrices"),

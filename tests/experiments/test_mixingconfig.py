@@ -1,10 +1,13 @@
 """Settings of mixing: what the command line offers is what there is."""
 
+from pathlib import Path
+
 import pytest
 
 from eaves.errors import ConfigError
 from eaves.experiments.config import TrainConfig, parse_config
 from eaves.experiments.mixingconfig import LAWS, MixingConfig
+from eaves.experiments.run import run
 from eaves.privacy import mixing
 from eaves.privacy.mixing import MixingLaw
 
@@ -35,6 +38,24 @@ def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> No
     with pytest.raises(ConfigError) as caught:
         MixingConfig(**settings)  # type: ignore[arg-type]
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_pairs_are_refused_unless_hardened_or_asked_for(law: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"mixtures of pairs keep no secret: .* --allow-guessable"
+    ):
+        MixingConfig(group=2, law=law).expect_secret()
+    MixingConfig(group=2, law=law, hardened=True).expect_secret()
+    MixingConfig(group=2, law=law, allow_guessable=True).expect_secret()
+    MixingConfig(group=3, law=law).expect_secret()
+
+
+def test_a_run_on_pairs_is_refused_before_it_begins(tmp_path: Path) -> None:
+    config = TrainConfig(method="datamix", mixing=MixingConfig(group=2), out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="mixtures of pairs keep no secret"):
+        next(iter(run(config)))
+    assert not config.out.exists()
 
 
 def test_it_is_a_table_of_its_own() -> None:

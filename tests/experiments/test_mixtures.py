@@ -30,7 +30,7 @@ PLAIN = TrainConfig(
     cut="conv1",
     epochs=6,
     privacy=PrivacyConfig(private="high"),
-    mixing=MixingConfig(group=2),
+    mixing=MixingConfig(group=2, allow_guessable=True),
 )
 HARDENED = replace(
     PLAIN, bottleneck="4x2x2", epochs=12, mixing=MixingConfig(group=2, hardened=True)

@@ -114,18 +114,59 @@ def test_a_group_is_filled_with_dummies_that_nobody_reports() -> None:
     }
     dummies = method.edge_modules["dummies"]
     assert isinstance(dummies, Dummies)
-    assert torch.cdist(dummies.stock, dummies.stock).fill_diagonal_(1).min() > 1e-3
-    assert "stock" in dummies.state_dict()  # it is in the edge's half of a bundle
+    drawn = dummies.some(20, Keyed.from_seed(0))
+    assert torch.cdist(drawn, drawn).fill_diagonal_(1).min() > 1e-3
 
 
-def test_dummies_are_drawn_without_return_and_the_newest_are_kept() -> None:
-    dummies = Dummies((2,))
-    dummies.keep(torch.arange(100.0)[:, None].expand(100, 2))
-    assert sorted(dummies.some(32, Keyed.from_seed(0))[:, 0].tolist()) == list(range(32))
-    dummies.keep(torch.full((3, 2), -1.0))
-    assert dummies.stock[:, 0].tolist() == [-1.0] * 3 + list(range(29))
-    assert dummies.some(70, Keyed.from_seed(0)).shape == (70, 2)
-    assert dummies.some(0, Keyed.from_seed(0)).shape == (0, 2)
+@pytest.mark.parametrize("shape", [(6,), (3, 12), (3, 12, 8), (2, 4, 6, 6)])
+def test_dummies_are_like_features_on_average(shape: tuple[int, ...]) -> None:
+    """The same mean, variance and, along the sides of maps, correlation of neighbours."""
+    dummies, generator = Dummies(shape), torch.Generator().manual_seed(0)
+    level = torch.linspace(-2, 2, 6)[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
+    for _ in range(300):
+        white = torch.randn(32, *shape, generator=generator)
+        smooth = white + white.roll(1, dims=-1) if len(shape) > 1 else white
+        dummies.learn(level + 0.5 * smooth)
+    real, drawn = level + 0.5 * smooth, dummies.some(4000, Keyed.from_seed(0))
+    assert drawn.shape == (4000, *shape)
+    by_channel = [0, *range(2, len(shape) + 1)]
+    torch.testing.assert_close(drawn.mean(by_channel), level.flatten(), atol=0.1, rtol=0)
+    expected = 0.5 * (2**0.5 if len(shape) > 1 else 1)
+    spread = (drawn - drawn.mean(dim=0)).std()
+    assert spread == pytest.approx(expected, rel=0.1)
+    assert spread == pytest.approx(float((real - level).std()), rel=0.1)
+    if len(shape) > 1:
+        centred = drawn - drawn.mean(dim=0)
+        alike = (centred * centred.roll(1, dims=-1)).mean() / centred.square().mean()
+        assert alike == pytest.approx(0.5, abs=0.05)
+    assert dummies.some(0, Keyed.from_seed(0)).shape == (0, *shape)
+
+
+def test_an_edge_half_holds_no_training_input() -> None:
+    """At the cut input, features are the normalised inputs themselves."""
+    linear = StagedNet([("middle", nn.Linear(6, 8)), ("last", nn.Linear(8, K))])
+    method = datamix(replace(setup_of(3), cut="input", net=linear))
+    seen = [inputs(40, seed) for seed in range(20)]
+    for x_BF in seen:
+        method.edge.step(Batch(x_BF, torch.arange(40) % K))
+    held = nn.ModuleDict(dict(method.edge_modules)).state_dict()
+    rows = torch.cat([x.float().reshape(-1, 6) for x in held.values() if x.numel() % 6 == 0])
+    dummies = method.edge_modules["dummies"]
+    assert isinstance(dummies, Dummies)
+    rows = torch.cat([rows, dummies.some(100, Keyed.from_seed(0))])
+    assert torch.cdist(rows, torch.cat(seen)).min() > 1e-3
+
+
+def test_examples_in_an_old_bundle_become_statistics() -> None:
+    """Bundles of Eaves 0.1 hold 32 training features."""
+    stock = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(0)) + 2
+    dummies = nn.ModuleDict({"dummies": Dummies((3, 6, 6))})
+    dummies.load_state_dict({"dummies.stock": stock})
+    assert set(dummies.state_dict()) == {f"dummies.{name}" for name in ("mean", "power", "seen")}
+    inner = dummies["dummies"]
+    assert isinstance(inner, Dummies)
+    torch.testing.assert_close(inner.mean, stock.mean(dim=0))
+    assert inner.some(2000, Keyed.from_seed(0)).std() == pytest.approx(float(stock.std()), rel=0.1)
 
 
 def test_shuffling_sends_the_same_queries_in_another_order() -> None:
@@ -229,7 +270,7 @@ def test_training_answers_as_use_does() -> None:
     features, _ = method.edge_predictor.predict(x_BF)
     assert features is not None
     torch.testing.assert_close(mixture(features), setup.whole()(x_BF), rtol=1e-4, atol=1e-4)
-    assert dummies.stock[:7].equal(features)
+    torch.testing.assert_close(dummies.mean, features.mean(dim=0))
 
 
 def hardened(adversaries: int = 2, scale: float = 0.5) -> Method:

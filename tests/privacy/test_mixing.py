@@ -150,12 +150,15 @@ def test_bounds_that_no_matrix_keeps_are_an_error_in_words() -> None:
         ({"group": 1}, "one input alone is mixed with nothing"),
         ({"group": 65}, "from 2 to 64, got 65"),
         ({"name": "secret"}, "unknown law of mixing 'secret'; choose from: orthogonal"),
-        ({"max_share": 0.5}, r"above 1/2, what every source has"),
+        ({"group": 2, "max_share": 0.5}, r"above 1/2, what every source has"),
         ({"max_share": 1.5}, "up to 1, got 1.5"),
         ({"max_condition": 1.0}, "--max-condition above 1"),
         ({"max_condition": float("nan")}, "--max-condition above 1"),
-        ({"max_condition": 2.0}, "need a --max-condition of 3.00 or more, got 2"),
-        ({"name": "affine", "max_share": 0.6}, "need a --max-condition of 9.90 or more, got 4"),
+        ({"group": 2, "max_condition": 2.0}, "need a --max-condition of 3.00 or more, got 2"),
+        (
+            {"name": "affine", "group": 2, "max_share": 0.6},
+            "need a --max-condition of 9.90 or more, got 4",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> None:

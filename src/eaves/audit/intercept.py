@@ -16,6 +16,9 @@ from eaves.errors import ConfigError
 Mix = Callable[[Tensor, torch.Generator], Tensor]
 """The public law: sources (B, K, C, H, W) -> queries (B, K, C, H, W), matrices and noise fresh."""
 
+Draw = Callable[[int, torch.Generator], Tensor]
+"""The public law of the matrices alone: how many, generator -> (n, K, K)."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +40,8 @@ class Intercept:
     """Sources (N, C, H, W) of the attacker's own, made as those of the victims were."""
     mix: Mix | None = None
     """The public law, to mix them by."""
+    draw: Draw | None = None
+    """The public law of the matrices, to guess one by."""
     plaintext: Tensor | None = None
     """The first source (G, C, H, W) of every group, known by chance or planted."""
     matrices: Tensor | None = None

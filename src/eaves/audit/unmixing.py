@@ -56,13 +56,17 @@ class UnmixPlan:
     """A key of :data:`~eaves.audit.filters.FILTERS`, for ``pooled`` and ``known-plaintext``."""
     pool_groups: int = 4
     """Groups whose queries are shuffled together, for ``pooled``."""
+    guesses: int = 256
+    """Matrices of the law that ``guessed`` tries on each group."""
     net: NetPlan = field(default_factory=NetPlan)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.pool_groups < 2 or self.filter not in FILTERS:
+        least = self.steps >= 1 and self.pool_groups >= 2 and self.guesses >= 1
+        if not least or self.filter not in FILTERS:
             raise ConfigError(
-                "expected 1 or more steps, pools of 2 or more groups and a filter of "
-                f"{', '.join(FILTERS)}, got {self.steps}, {self.pool_groups} and {self.filter!r}"
+                "expected 1 or more steps, pools of 2 or more groups, 1 or more guesses and a "
+                f"filter of {', '.join(FILTERS)}, got {self.steps}, {self.pool_groups}, "
+                f"{self.guesses} and {self.filter!r}"
             )
 
 
@@ -134,6 +138,39 @@ def calmed(queries_GKCHW: Tensor, noise_std: float) -> Tensor:
     filter_GKK = (vectors_GKK * keep_GK[:, None]) @ vectors_GKK.mT
     calm_GKN: Tensor = filter_GKK @ centred_GKN + mean_GK1
     return calm_GKN.reshape(queries_GKCHW.shape)
+
+
+def guessed(seen: Intercept, plan: UnmixPlan, *, generator: torch.Generator) -> Guess:
+    """Guess the matrix: of many that the public law draws, the one whose inverse looks best.
+
+    The guess for a group is the matrix that leaves the sparsest edges. No ICA, no examples, no
+    training. A law with little room is guessed at once: of an orthogonal pair only one bit is
+    secret, whether the difference was made larger or smaller. Uses ``draw``.
+
+    >>> turn = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])
+    >>> sources = torch.zeros(1, 2, 1, 4, 4)
+    >>> sources[0, 0, 0, 1, 1], sources[0, 1, 0, 2, 3] = 1.0, 2.0
+    >>> queries = (turn @ sources.flatten(2)).reshape(sources.shape)
+    >>> seen = Intercept(queries=queries, draw=lambda n, _: turn.expand(n, 2, 2))
+    >>> made = guessed(seen, UnmixPlan(), generator=torch.Generator()).sources
+    >>> bool(torch.allclose(made, sources, atol=1e-6))
+    True
+    """
+    draw, k = _needed("guessed", "draw", seen.draw), seen.queries.shape[1]
+    calm = calmed(seen.queries, seen.noise_std)
+    edges_GKN = filtered(plan.filter, calm.float())
+    gram_GKK = edges_GKN.double() @ edges_GKN.double().mT
+    best_G = torch.full((len(calm),), torch.inf, dtype=torch.float64)
+    chosen_GKK = torch.eye(k, dtype=torch.float64).repeat(len(calm), 1, 1)
+    for inverse_KK in torch.linalg.pinv(draw(plan.guesses, generator).double()):
+        # The L1 norm over the L2 norm of each source's edges: smallest where few are not 0.
+        size_GK = (inverse_KK.float() @ edges_GKN).abs().mean(dim=2).double()
+        power_GK = (inverse_KK @ gram_GKK @ inverse_KK.T).diagonal(dim1=1, dim2=2)
+        dense_G = (size_GK / power_GK.clamp(min=_LEAST).sqrt()).sum(dim=1)
+        better_G = dense_G < best_G
+        best_G = torch.where(better_G, dense_G, best_G)
+        chosen_GKK = torch.where(better_G[:, None, None], inverse_KK, chosen_GKK)
+    return Guess(sources=_applied(chosen_GKK, calm), rounds=plan.guesses)
 
 
 def pooled(seen: Intercept, plan: UnmixPlan, *, generator: torch.Generator) -> Guess:
@@ -337,6 +374,7 @@ UNMIXERS: Mapping[str, Unmixer] = {
     "gradient": gradient,
     "coarse": coarse,
     "laplacian": laplacian,
+    "guessed": guessed,
     "pooled": pooled,
     "known-plaintext": known_plaintext,
     "learned": learned,

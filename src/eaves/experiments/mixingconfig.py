@@ -17,8 +17,8 @@ LAWS = ("orthogonal", "convex", "affine")
 class MixingConfig:
     """How datamix mixes the features of a group of inputs (``[mixing]`` in TOML)."""
 
-    group: int = 2
-    """datamix: inputs that are mixed together."""
+    group: int = 4
+    """datamix: inputs that are mixed together. Pairs need --hardened, or --allow-guessable."""
     law: str = "orthogonal"
     """How they are mixed: orthogonal, affine (parts of either sign), or convex (positive parts)."""
     max_share: float = 0.8
@@ -31,6 +31,9 @@ class MixingConfig:
     hardened: bool = False
     """Features are bounded and noised before they are mixed, as [privacy] says, and trained against
     adversaries that read the --private attributes, if any are named."""
+    allow_guessable: bool = False
+    """Train on pairs without --hardened, to measure them: at most one bit of the coefficients of a
+    pair is secret, whatever the law."""
     cloud_ends: str | None = None
     """The cloud's last stage; what comes after it runs on the edge. By default the cloud ends with
     the net, and its answers are mixed logits."""
@@ -44,3 +47,17 @@ class MixingConfig:
             )
         expect_between(self, "max_share", 0, 1)
         expect_between(self, "max_condition", 1, 1e6)
+
+    def expect_secret(self) -> None:
+        """Raise a :class:`ConfigError` where whoever knows the law guesses the coefficients.
+
+        Of an orthogonal or affine pair one bit is secret (the difference is scaled up or down), of
+        a convex one hardly anything: its weights are within 0.04 of each other.
+        """
+        if self.group == 2 and not (self.hardened or self.allow_guessable):
+            raise ConfigError(
+                "mixtures of pairs keep no secret: their coefficients hold one random bit at most, "
+                "and whoever knows the law guesses it. Choose --hardened, which does not rely on "
+                "the coefficients; a larger --group, which has more to guess, but is taken apart "
+                "by other attacks (docs/mixing.md); or --allow-guessable, to measure pairs"
+            )

@@ -140,6 +140,7 @@ class MixtureAudit:
             queries=self._grouped(_maps(self._subject.path.carried(queries))),
             own=_maps(self._known.features),
             mix=self._practice,
+            draw=lambda n, generator: self._law.draw(n, Pseudo(generator)).matrix_GKK,
             plaintext=self._grouped(_maps(sources))[:, 0],
             matrices=mixing.matrix_GKK,
         )

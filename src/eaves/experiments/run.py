@@ -64,6 +64,8 @@ def run(
     if net is not None:
         config = replace(config, net=f"own:{type(net).__name__}")
     set_up(config.threads)
+    if config.mixes and not resume:
+        config.mixing.expect_secret()
     job = build_job(config, net)
     if config.siamese.start is not None and config.tunes and not resume:
         start(job, config.siamese.start)

@@ -14,13 +14,13 @@ Training happens in one place, where the data may be; nothing is sent in it. The
 its abstract; sizes, laws and schedules are ours. Laws of C: :mod:`eaves.privacy.mixing`. What this
 does **not** protect: ``docs/threat_model.md``.
 
-Dimension key:  B batch   G groups   K inputs of a group   D dummies   ... shape of the features
+Dimension key:  B batch   G groups   K inputs of a group   ... shape of the features
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from typing import final
 
 import torch
@@ -38,30 +38,69 @@ from eaves.methods.setup import INPUT, CloudAnswers, EdgeAnswers, Method, Mixed,
 from eaves.privacy.mixing import Mixing, MixingLaw, Stock
 from eaves.privacy.sources import Pseudo, Source
 
-_STOCK = 32  # dummies that a bundle holds
+_LEARNT = 32  # examples of a step that dummies learn from
+_MOMENTUM = 0.01  # the last hundred steps count
 
 
 @final
 class Dummies(nn.Module):
-    """Features of training inputs, for groups that real ones do not fill."""
+    """Synthetic features for groups that real ones do not fill.
 
-    stock: Tensor
+    Gaussian fields with the mean and the power spectrum that training features have on average. An
+    edge half holds these two and no example: what fills a group gives no training input away.
+    """
+
+    mean: Tensor
+    power: Tensor
+    seen: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...]):
         super().__init__()
-        self.register_buffer("stock", torch.zeros(_STOCK, *feature_shape))
+        self._along = tuple(range(-len(feature_shape) + 1, 0))  # the sides of a map
+        mean = torch.zeros(feature_shape)
+        self.register_buffer("mean", mean)
+        self.register_buffer("power", self._spectrum(mean[None]).abs()[0])
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        # torch gives this method no types.
+        self.register_load_state_dict_pre_hook(_without_examples)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def keep(self, features: Tensor) -> None:
-        """Take features (B, ...) in place of the oldest."""
-        newest = features[:_STOCK].detach().to(self.stock)
-        self.stock.copy_(torch.cat([newest, self.stock])[:_STOCK])
+    def learn(self, features: Tensor) -> None:
+        """Bring mean and spectrum nearer to those of features (B, ...) of one training step."""
+        self.seen += 1
+        weight = torch.clamp(1 / self.seen.float(), min=_MOMENTUM)
+        some = features[:_LEARNT].detach().to(self.mean)
+        self.mean.lerp_(some.mean(dim=0), weight)
+        self.power.lerp_(self._spectrum(some - self.mean).abs().square().mean(dim=0), weight)
 
+    @torch.no_grad()
     def some(self, n: int, source: Source) -> Tensor:
-        """Return ``n`` of them, in random order; the same one twice only where n > D."""
-        order = source.normal((n // _STOCK + 1, _STOCK)).argsort(dim=1).flatten()[:n]
-        found: Tensor = self.stock[order.to(self.stock.device)]
+        """Return ``n`` new ones."""
+        white = source.normal((n, *self.mean.shape)).to(self.mean)
+        if not n:  # MKL refuses to transform nothing
+            return white
+        values = prod(self.mean.shape[1:])  # white noise has this power at every frequency
+        coloured = self._spectrum(white) * (self.power / values).sqrt()
+        if self._along:
+            sides = self.mean.shape[1:]
+            coloured = torch.fft.irfftn(coloured, s=sides, dim=self._along)
+        found: Tensor = self.mean + coloured
         return found
+
+    def _spectrum(self, features: Tensor) -> Tensor:
+        """Return the Fourier transform along the sides of maps; vectors have none."""
+        return torch.fft.rfftn(features, dim=self._along) if self._along else features
+
+
+def _without_examples(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Make statistics of the ``stock`` of training features that a bundle of Eaves 0.1 holds."""
+    stock = state_dict.pop(f"{prefix}stock", None)
+    if stock is not None:
+        learnt = Dummies(tuple(stock.shape[1:]))
+        learnt.learn(stock)
+        state_dict.update({f"{prefix}{name}": x for name, x in learnt.state_dict().items()})
 
 
 @final
@@ -80,7 +119,7 @@ class Mixture(nn.Module):
         h, group = features.float(), self._law.group
         places = torch.arange(-(-len(h) // group) * group) % len(h)
         mixing = self._law.draw(len(places) // group, Pseudo())
-        self.dummies.keep(h)
+        self.dummies.learn(h)
         r = self.cloud(mixing.mix(h[places]))
         logits_BK: Tensor = self.head(mixing.unmix(r.float())[: len(h)])
         return logits_BK
