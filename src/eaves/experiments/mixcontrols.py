@@ -46,6 +46,7 @@ class MixControls:
             queries=queries.reshape(_GROUPS, law.group, *self.shape),
             own=self._sources(_OWN_GROUPS * law.group, generator),
             mix=self._practice,
+            draw=lambda n, generator: law.draw(n, Pseudo(generator)).matrix_GKK,
             plaintext=sources.reshape(_GROUPS, law.group, *self.shape)[:, 0],
             matrices=mixing.matrix_GKK,
         )
