@@ -4,7 +4,7 @@
 
 TABLE is faces or activity (rows.py). For each seed the net is trained once, tuned once with pairs
 and once without, for as long; all rows begin there. The attackers get examples that the net was not
-trained on. A row that is already in OUT is not measured again.
+trained on first. A row that is already in OUT is not measured again.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from benchmarks.siamese.rows import EMBEDDINGS, Row, rows
 
-from eaves.audit.attribute import attack
-from eaves.audit.findings import Finding, Reading, Verdict
-from eaves.audit.rank import measure
+from eaves.audit.attribute import Budget, attack
+from eaves.audit.findings import Finding, Reading
 from eaves.audit.trial import Allowance
+from eaves.audit.verdict import Verdict
 from eaves.experiments.auditconfig import AuditConfig
+from eaves.experiments.auditing import ranking_of
 from eaves.experiments.compare import finished
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.exposing import Examples, Subject, exposure_of
@@ -35,7 +36,10 @@ from eaves.experiments.siameseconfig import SiameseConfig
 Facts = dict[str, Any]
 KNOWN = 12_000
 WIDE = 64  # values, above which nothing is hidden: there attackers need not, and get less time
-NARROW_ATTACK = ("cloud", "deep", "mlp", "linear", "trees"), Allowance(rounds=10, time_s=20.0)
+NARROW_ATTACK = (
+    ("cloud", "deep", "mlp", "linear", "trees", "bayes", "neighbours"),
+    Allowance(rounds=10, time_s=20.0),
+)
 WIDE_ATTACK = ("cloud", "deep"), Allowance(rounds=6, time_s=45.0)
 
 
@@ -97,7 +101,7 @@ def facts_of(row: Row, out: Path, data_root: Path) -> Facts:
         found: Facts = json.loads(done.read_text(encoding="utf-8"))
         return found
     folder, record = bundle_of(row, out, data_root)
-    config = AuditConfig(data_root=data_root, known=KNOWN, unseen=True, attacks="attribute")
+    config = AuditConfig(data_root=data_root, known=KNOWN, attacks="attribute")
     subject = Subject(folder, config)
     known, victims = subject.attacker(), subject.victims()
     facts: Facts = {
@@ -113,9 +117,7 @@ def facts_of(row: Row, out: Path, data_root: Path) -> Facts:
             name: attacked(subject, name, known, victims, config) for name in row.attacked
         },
     }
-    bounded = subject.mechanism.bounded(victims.features)
-    sent = subject.sent(victims.features)
-    facts["rank"] = measure(bounded, sent, subject.mechanism).as_json()
+    facts["rank"] = ranking_of(subject, victims, config).as_json()
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text(json.dumps(facts), encoding="utf-8")
     return facts
@@ -135,7 +137,7 @@ def attacked(
             generator=generator,
             cloud=subject.cloud_for(attribute),
             attackers=names,
-            allowance=allowance,
+            budget=Budget(allowance=allowance),
         )
         if isinstance(event, Finding)
     ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eaves.audit.knowledge import Exposure, Known, Victims
+from eaves.audit.release import ReleasePath
 from eaves.audit.scene import Pictures, Scene, WhiteBox
 from eaves.privacy.bounds import Clip
 from eaves.privacy.mechanisms import Mechanism
@@ -81,7 +82,7 @@ def scene() -> Callable[..., Scene]:
         law = "gaussian" if scale else "none"
         # Far enough not to bind: what the bound does is tested where it is.
         mechanism = Mechanism(bound=Clip(100.0), law=law, scale=scale)
-        box = WhiteBox(edge, mechanism, releases=releases)
+        box = WhiteBox(edge, ReleasePath(mechanism=mechanism), releases=releases)
         people = _pictures(victims, seed=1, side=side)
         return Scene(
             attribute="left",
@@ -95,7 +96,7 @@ def scene() -> Callable[..., Scene]:
 
 
 def _sent(box: WhiteBox, images: Tensor) -> Tensor:
-    single = WhiteBox(box._edge, box.mechanism)
+    single = WhiteBox(box._edge, box.path)
     generator = torch.Generator().manual_seed(2)
     bounded = box.features_of(images)
     return torch.stack([single.seen(bounded, generator=generator) for _ in range(box.releases)], 1)
@@ -129,7 +130,7 @@ def exposed() -> Callable[..., Exposure]:
                 features=features[victims:], labels=labels_N[victims:], private=private_N[victims:]
             ),
             victims=Victims(features=sent, labels=labels_N[:victims], private=private_N[:victims]),
-            mechanism=mechanism,
+            path=ReleasePath(mechanism=mechanism),
             half_width=0.05,
         )
 

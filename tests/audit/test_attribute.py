@@ -15,11 +15,13 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from eaves.audit.attribute import ATTACKERS, attack, control
-from eaves.audit.findings import Control, Finding, Progress
+from eaves.audit.attribute import ATTACKERS, Budget, attack, control
+from eaves.audit.findings import Finding, Progress
 from eaves.audit.knowledge import Exposure
 from eaves.audit.leakage import label_leakage
 from eaves.audit.trial import Allowance
+from eaves.audit.verdict import Control
+from eaves.codecs.base import parse_codec
 from eaves.errors import ConfigError
 
 Build = Callable[..., Exposure]
@@ -43,10 +45,15 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed))
 
 
+def one(allowance: Allowance) -> Budget:
+    """Return a budget of one seed."""
+    return Budget(allowance=allowance, seeds=1)
+
+
 def findings(
     exposure: Exposure, *attackers: str, allowance: Allowance = SHORT, seed: int = 0
 ) -> dict[str, Finding]:
-    events = attack(exposure, attackers=attackers, allowance=allowance, generator=seeded(seed))
+    events = attack(exposure, attackers=attackers, budget=one(allowance), generator=seeded(seed))
     return {event.attacker: event for event in events if isinstance(event, Finding)}
 
 
@@ -73,7 +80,7 @@ def test_a_product_is_hidden_from_the_linear_probe_alone(exposed: Build) -> None
     features_NF = normal(2000, 3, seed=1)
     private_N = (features_NF[:, 0] * features_NF[:, 1] > 0).long()
     found = rates(findings(exposed(features_NF, private_N), *OURS))
-    assert found.pop("linear") < 0.65  # a line can cut off one quadrant
+    assert found.pop("linear") < 0.75  # a line can cut off one quadrant
     assert min(found.values()) > 0.85
 
 
@@ -192,7 +199,7 @@ def test_the_control_sits_at_chance_where_all_is_given_away(exposed: Build) -> N
     assert rates(findings(exposure, "linear"))["linear"] == 1.0
     for seed in range(6):
         events = list(
-            control(exposure, attackers=["linear"], allowance=SHORT, generator=seeded(seed))
+            control(exposure, attackers=["linear"], budget=one(SHORT), generator=seeded(seed))
         )
         shown = events.pop()
         assert isinstance(shown, Control)
@@ -207,7 +214,7 @@ def test_the_control_finds_an_audit_that_looks_at_the_answers(
     private_N = coins(1000, 1)
     exposure = exposed(private_N.float().reshape(-1, 1), private_N)
     monkeypatch.setattr(Exposure, "shuffled", lambda self, generator: self)
-    shown = list(control(exposure, allowance=SHORT, generator=seeded()))[-1]
+    shown = list(control(exposure, attackers=["mlp"], budget=one(SHORT), generator=seeded()))[-1]
     assert isinstance(shown, Control)
     assert not shown.sound
     assert "the audit itself is broken" in shown.statement
@@ -236,30 +243,33 @@ def small(exposed: Build) -> Exposure:
 def test_all_attackers_report_in_order(small: Exposure) -> None:
     events = list(
         attack(
-            small, cloud=cloud(), generator=seeded(), allowance=Allowance(rounds=4, time_s=600.0)
+            small, cloud=cloud(), generator=seeded(), budget=one(Allowance(rounds=4, time_s=600.0))
         )
     )
     order = [event.attacker for event in events if isinstance(event, Finding)]
     assert order == [*ATTACKERS, "together"]
+    ways = {"bayes": 11, "neighbours": 2 * 5}  # of answering: these have no rounds
     for name in ATTACKERS:
+        total = ways.get(name, 4)
         steps = [e for e in events if isinstance(e, Progress) and e.attacker == name]
-        assert [(e.done, e.total) for e in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert [(e.done, e.total) for e in steps] == [(i + 1, total) for i in range(total)]
         found = next(e for e in events if isinstance(e, Finding) and e.attacker == name)
         assert found.held_out == max(e.figure for e in steps)
-        assert (found.effort.known, found.effort.rounds) == (600, 4)
+        assert (found.effort.known, found.effort.rounds) == (600, total)
+        assert (found.effort.planned, found.effort.ended_by_time) == (total, False)
         assert found.effort.time_s > 0
         assert (found.attack, found.attribute) == ("attribute", "Male")
         assert found.reading.rate.n == 400
     together = events[-1]
     assert isinstance(together, Finding)
-    assert together.effort.rounds == 4 * len(ATTACKERS)
+    assert together.effort.rounds == 4 * 5 + 11 + 10
 
 
 def test_a_net_that_is_handed_in_stays_as_it_is_and_learns_as_a_copy(small: Exposure) -> None:
     net = cloud()
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     events = list(
-        attack(small, cloud=net, attackers=["cloud"], allowance=SHORT, generator=seeded())
+        attack(small, cloud=net, attackers=["cloud"], budget=one(SHORT), generator=seeded())
     )
     found = events[-1]
     assert isinstance(found, Finding)
@@ -270,16 +280,58 @@ def test_a_net_that_is_handed_in_stays_as_it_is_and_learns_as_a_copy(small: Expo
 
 
 def test_without_a_net_of_the_cloud_the_others_attack(small: Exposure) -> None:
-    events = attack(small, generator=seeded(), allowance=Allowance(rounds=1, time_s=600.0))
+    events = attack(small, generator=seeded(), budget=one(Allowance(rounds=1, time_s=600.0)))
     order = [event.attacker for event in events if isinstance(event, Finding)]
-    assert order == [*OURS, "together"]
+    assert order == [*OURS, "bayes", "neighbours", "together"]
+
+
+def test_cheap_attackers_have_several_seeds_and_one_of_them_is_chosen(small: Exposure) -> None:
+    """Chosen by what is held out: its figure is the highest of all rounds of all seeds."""
+    budget = Budget(allowance=Allowance(rounds=2, batch_size=512, time_s=600.0))
+    events = list(
+        attack(small, attackers=["mlp", "trees", "bayes"], budget=budget, generator=seeded())
+    )
+    found = {event.attacker: event for event in events if isinstance(event, Finding)}
+    assert [len(found[name].seeds) for name in ("mlp", "trees", "bayes")] == [3, 0, 0]
+    assert found["mlp"].reading.rate.value in found["mlp"].seeds
+    figures = [e.figure for e in events if isinstance(e, Progress) and e.attacker == "mlp"]
+    assert len(figures) == 6
+    assert found["mlp"].held_out == max(figures)
+    asked = Budget(allowance=budget.allowance, seeds=2)
+    assert [asked.seeds_of(name) for name in ("mlp", "cloud", "trees", "bayes")] == [2, 2, 2, 1]
+
+
+def test_an_attacker_that_time_ends_says_so(small: Exposure) -> None:
+    """Its rounds are those that were made in full, and no other seed is begun."""
+    hurried = Budget(allowance=Allowance(rounds=50, batch_size=64, time_s=1e-6), seeds=3)
+    events = attack(small, attackers=["mlp", "linear"], budget=hurried, generator=seeded())
+    for found in (event for event in events if isinstance(event, Finding)):
+        assert found.effort.ended_by_time
+        assert found.effort.rounds == 0
+        assert found.seeds == ()
+        assert found.as_json()["effort"]["planned"] == (100 if found.attacker == "together" else 50)
+
+
+def test_who_learns_from_other_features_than_the_victims_sent_is_found_out(exposed: Build) -> None:
+    """The fault of the kind: the victims' features went through a codec, the attacker's did not."""
+    private_N = coins(4000, 1)
+    features_NF = 0.15 * normal(4000, 16, seed=2)
+    features_NF[:, 0] += 0.2 * private_N - 0.1
+    features_NF[:, 1] = 1.0 * (torch.arange(4000) % 16 == 0)  # takes the range of a batch along
+    bare = exposed(features_NF, private_N, victims=1500)
+    through = replace(bare.path, codec=parse_codec("int1:tensor"))
+    sent = through.seen(bare.victims.features[:, 0], releases=1, generator=seeded())
+    skipped = replace(bare, victims=replace(bare.victims, features=sent.unsqueeze(1)))
+    assert findings(skipped, "linear")["linear"].differs
+    fair = findings(replace(skipped, path=through), "linear")["linear"]
+    assert not fair.differs
 
 
 def test_the_same_generator_finds_the_same(small: Exposure) -> None:
     before = torch.get_rng_state()
     allowance = Allowance(rounds=2, time_s=600.0)
     first, again, other = (
-        findings(small, "mlp", "trees", allowance=allowance, seed=seed) for seed in (3, 3, 4)
+        findings(small, "mlp", "linear", allowance=allowance, seed=seed) for seed in (3, 3, 4)
     )
     assert torch.equal(torch.get_rng_state(), before)
     for name in first:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from eaves.audit import convnets
 from eaves.audit.convnets import (
     Upward,
     as_bytes,
@@ -13,6 +14,8 @@ from eaves.audit.convnets import (
     critic,
     expect_image,
     fast,
+    halves,
+    precision,
 )
 from eaves.errors import ConfigError
 
@@ -65,6 +68,26 @@ def test_the_critic_is_steep_nowhere() -> None:
     for layer in net:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2) < 1.1
+
+
+def test_what_is_faster_here_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without instructions for bfloat16 it takes eight times as long, and is not used."""
+    for slow, name in ((8.0, "fp32"), (0.95, "fp32"), (0.4, "bf16")):
+        halves.cache_clear()
+        monkeypatch.setattr(convnets, "_step_s", lambda *, enabled, s=slow: s if enabled else 1.0)
+        assert precision() == name
+        with fast():
+            made = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert made.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)
+        monkeypatch.setattr(convnets, "_step_s", lambda *, enabled: 1 / 0)
+        assert precision() == name  # once in a process
+    halves.cache_clear()
+
+
+def test_one_step_is_measured_without_a_trace() -> None:
+    before = torch.get_rng_state()
+    assert 0 < convnets._step_s(enabled=False) < 60
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_bytes_and_shares() -> None:

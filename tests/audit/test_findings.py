@@ -1,4 +1,4 @@
-"""Figures and what follows from them: intervals, chance levels, verdicts, the control's alarm."""
+"""Figures and what follows from them: intervals, chance levels, what differs."""
 
 import json
 from dataclasses import replace
@@ -8,10 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import norm
 
 from eaves.audit.findings import (
-    Control,
     Effort,
     Finding,
     Likeness,
@@ -19,10 +18,8 @@ from eaves.audit.findings import (
     Reading,
     Reconstruction,
     Score,
-    Verdict,
 )
 from eaves.core.rates import Rate
-from eaves.errors import ConfigError
 
 EFFORT = Effort(known=1000, rounds=20, time_s=1.5)
 
@@ -30,7 +27,16 @@ EFFORT = Effort(known=1000, rounds=20, time_s=1.5)
 def reading(right: int, n: int = 1000, majority: float = 0.6) -> Reading:
     rate = Rate.of(right, n)
     balanced = Score(value=0.5, low=0.45, high=0.55, n=n)
-    return Reading(rate=rate, majority=majority, balanced=balanced, balanced_chance=0.5)
+    return Reading(
+        rate=rate,
+        majority=majority,
+        balanced=balanced,
+        balanced_chance=0.5,
+        auc=balanced,
+        tpr=Rate.of(3, 300),
+        tpr_chance=0.01,
+        tpr_luck=0.6,
+    )
 
 
 def finding(right: int, attacker: str = "mlp", held_out: float | None = None) -> Finding:
@@ -82,7 +88,9 @@ def test_the_interval_of_balanced_accuracy_holds_the_truth_19_times_in_20() -> N
 
 # Reading
 
-CLASSES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30)
+CLASSES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=30).filter(
+    lambda rows: len({private for _, private in rows}) > 1
+)
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -111,80 +119,66 @@ def test_chance_is_beaten_by_an_interval_above_it() -> None:
     assert reading(635).beats_chance
     balanced = Score(value=0.6, low=0.51, high=0.69, n=1000)
     assert replace(at, balanced=balanced).beats_chance
+    assert replace(at, auc=balanced).beats == ("auc",)
+    assert replace(at, tpr_luck=0.02).beats == ("tpr",)
+    assert replace(reading(635), tpr_luck=0.02).beats == ("rate", "tpr")
+
+
+def test_a_rare_class_is_not_hidden_by_the_rate() -> None:
+    """3 % of 3,000: the rate is that of the majority, whatever is known of them."""
+    generator = torch.Generator().manual_seed(0)
+    private_N = (torch.arange(3000) % 33 == 0).long()
+    sure_N = torch.randn(3000, generator=generator) + private_N
+    answers = torch.zeros_like(private_N)
+    scores_NK = torch.stack([-sure_N, sure_N], dim=1)
+    found = Reading.of(answers, private_N, fair_N=(sure_N > 0.5).long(), scores_NK=scores_NK)
+    assert found.rate.value == found.majority
+    assert found.beats == ("balanced", "auc", "tpr")
+    assert found.auc.value == pytest.approx(norm.cdf(1 / 2**0.5), abs=0.08)
+    nothing = Reading.of(answers, private_N)  # never names it
+    assert nothing.beats == ()
+    assert nothing.auc.value == 0.5
+
+
+def test_of_three_classes_each_stands_against_the_rest() -> None:
+    private_N = torch.arange(300) % 3
+    logits_NK = 4.0 * torch.eye(3)[private_N]
+    logits_NK[private_N == 2] = 0.0  # never told from the others
+    found = Reading.of(logits_NK.argmax(1), private_N, scores_NK=logits_NK)
+    # 0 and 1 are told from all others; 2 lies between those of the others' scores.
+    assert found.auc.value > 0.9
+    assert found.tpr.value == 1.0
+    assert found.tpr_chance == 3 / 201  # above the third of 200 others
+
+
+def test_what_is_read_of_victims_is_held_against_the_attackers_own() -> None:
+    def score(value: float, half: float) -> Score:
+        return Score(value=value, low=value - half, high=value + half, n=400)
+
+    def one(own: Score | None, theirs: Score) -> Finding:
+        return replace(finding(600), reading=replace(reading(600), balanced=theirs), check=own)
+
+    assert not one(None, score(0.5, 0.05)).differs
+    assert not one(score(0.60, 0.05), score(0.50, 0.05)).differs  # 2.8 standard errors
+    assert one(score(0.65, 0.05), score(0.50, 0.05)).differs  # 4.2
+    assert one(score(0.50, 0.05), score(0.65, 0.05)).differs
+    assert one(score(0.65, 0.05), score(0.50, 0.05)).as_json()["differs"] is True
 
 
 def test_a_finding_becomes_flat_json() -> None:
     found = finding(700, held_out=0.71).as_json()
     assert json.loads(json.dumps(found)) == found
     assert (found["attacker"], found["rate"]["value"], found["majority"]) == ("mlp", 0.7, 0.6)
-    assert found["effort"] == {"known": 1000, "rounds": 20, "time_s": 1.5}
+    assert found["effort"] == {
+        "known": 1000,
+        "rounds": 20,
+        "time_s": 1.5,
+        "planned": None,
+        "ended_by_time": False,
+    }
     assert (found["beats_chance"], found["held_out"], "reading" in found) == (True, 0.71, False)
     assert EFFORT.as_json() == found["effort"]
     assert Score(**found["balanced"]).as_json() == found["balanced"]
-
-
-# Control
-
-
-def test_the_control_raises_a_false_alarm_less_than_once_in_2000() -> None:
-    """Exactly, for one that answers the most frequent class of as many draws."""
-    n, majority = 2400, 0.61
-    sound = [
-        k
-        for k in range(n + 1)
-        if Control(finding=replace(finding(0), reading=reading(k, n, majority))).sound
-    ]
-    assert sound == list(range(len(sound)))
-    assert 1 / 4000 < binom.sf(sound[-1], n, majority) < 1 / 2000
-
-
-def test_the_control_says_when_the_audit_is_broken() -> None:
-    broken, sound = Control(finding=finding(700)), Control(finding=finding(605))
-    assert "0.700, chance is 0.600: the audit itself is broken" in broken.statement
-    assert sound.statement.endswith("as it must be")
-    assert (broken.as_json()["sound"], sound.as_json()["sound"]) == (False, True)
-    assert broken.as_json()["finding"] == broken.finding.as_json()
-
-
-# Verdict
-
-
-def test_the_best_is_that_on_the_victims_the_chosen_one_that_held_out() -> None:
-    findings = [
-        finding(640, "labels"),
-        finding(700, "mlp", held_out=0.69),
-        finding(690, "deep", held_out=0.72),
-    ]
-    verdict = Verdict.of(findings)
-    assert (verdict.best, verdict.chosen, verdict.attempts) == (findings[1], findings[2], 3)
-    assert (verdict.holds, verdict.surely_holds) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("limit", "holds", "surely"),
-    [(0.69, False, False), (0.70, True, False), (0.72, True, False), (0.73, True, True)],
-)
-def test_a_limit_holds_for_the_rate_or_for_its_interval(
-    limit: float, holds: bool, surely: bool
-) -> None:
-    verdict = Verdict.of([finding(640), finding(700)], max_attack=limit)  # high: 0.7276
-    assert (verdict.holds, verdict.surely_holds) == (holds, surely)
-    found = verdict.as_json()
-    assert json.loads(json.dumps(found)) == found
-    assert (found["max_attack"], found["holds"], found["surely_holds"]) == (limit, holds, surely)
-
-
-@pytest.mark.parametrize("limit", [-0.1, 1.1, float("nan")])
-def test_a_limit_that_is_no_share_is_refused(limit: float) -> None:
-    with pytest.raises(ConfigError, match=r"expected max_attack in \[0, 1\]"):
-        Verdict.of([finding(1)], max_attack=limit)
-
-
-def test_a_verdict_is_on_one_attribute() -> None:
-    other = replace(finding(1), attribute="Smiling")
-    for findings in ([], [finding(1), other]):
-        with pytest.raises(ValueError, match="expected findings of one attribute"):
-            Verdict.of(findings)
 
 
 # Reconstruction

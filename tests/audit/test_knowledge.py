@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eaves.audit.knowledge import Exposure, Known, Victims, as_seen, joined, samples_needed
+from eaves.audit.knowledge import Exposure, Known, Victims, samples_needed
+from eaves.audit.release import ReleasePath
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.privacy.bounds import bound_named
 from eaves.privacy.mechanisms import Mechanism
-from eaves.privacy.sources import Pseudo
 
-PLAIN = Mechanism(bound=bound_named("clip"), law="none", scale=0.0)
+PLAIN = ReleasePath(mechanism=Mechanism(bound=bound_named("clip"), law="none", scale=0.0))
 
 
 def known(n: int = 10, shape: tuple[int, ...] = (3,), classes: int = 2) -> Known:
@@ -61,8 +61,8 @@ def test_a_width_that_cannot_be_is_refused(half_width: float) -> None:
 
 def test_too_few_victims_are_refused_with_the_number_it_takes() -> None:
     with pytest.raises(ConfigError, match=r"expected 2398 victims .* \+-0\.02, got 2397"):
-        Exposure(attribute="Male", known=known(), victims=victims(2397), mechanism=PLAIN)
-    enough = Exposure(attribute="Male", known=known(), victims=victims(2398), mechanism=PLAIN)
+        Exposure(attribute="Male", known=known(), victims=victims(2397), path=PLAIN)
+    enough = Exposure(attribute="Male", known=known(), victims=victims(2398), path=PLAIN)
     assert enough.majority == 0.5
 
 
@@ -86,7 +86,7 @@ def test_examples_that_cannot_be_are_refused(change: dict[str, torch.Tensor], wo
         "private": torch.tensor([0, 1, 0, 1]),
     }
     with pytest.raises(ConfigError, match=words):
-        Known(**(given | change))
+        Known(**(given | change), unseen=None)
 
 
 def test_no_example_is_refused() -> None:
@@ -108,7 +108,7 @@ def test_attacker_and_victims_must_fit() -> None:
             attribute="a",
             known=known(shape=(4,)),
             victims=victims(),
-            mechanism=PLAIN,
+            path=PLAIN,
             half_width=0.05,
         )
     strange = Victims(
@@ -117,21 +117,21 @@ def test_attacker_and_victims_must_fit() -> None:
         private=torch.arange(400) % 3,
     )
     with pytest.raises(ConfigError, match=r"classes that the attacker has examples of, got \{2\}"):
-        Exposure(attribute="a", known=known(), victims=strange, mechanism=PLAIN, half_width=0.05)
+        Exposure(attribute="a", known=known(), victims=strange, path=PLAIN, half_width=0.05)
 
 
 def test_an_exposure_counts_classes_on_both_sides() -> None:
     sent = victims()
     told = Victims(features=sent.features, labels=sent.labels + 6, private=sent.private)
     exposure = Exposure(
-        attribute="a", known=known(12, classes=3), victims=told, mechanism=PLAIN, half_width=0.05
+        attribute="a", known=known(12, classes=3), victims=told, path=PLAIN, half_width=0.05
     )
     assert (exposure.classes, exposure.labels, exposure.majority) == (3, 7, 0.5)
 
 
 def test_shuffling_moves_private_labels_alone_on_both_sides() -> None:
     exposure = Exposure(
-        attribute="a", known=known(100), victims=victims(), mechanism=PLAIN, half_width=0.05
+        attribute="a", known=known(100), victims=victims(), path=PLAIN, half_width=0.05
     )
     mixed = exposure.shuffled(generator=torch.Generator().manual_seed(0))
     for before, after in ((exposure.known, mixed.known), (exposure.victims, mixed.victims)):
@@ -139,42 +139,21 @@ def test_shuffling_moves_private_labels_alone_on_both_sides() -> None:
         assert after.labels is before.labels
         assert not torch.equal(after.private, before.private)
         assert torch.equal(after.private.sort().values, before.private.sort().values)
-    assert mixed.mechanism == PLAIN
+    assert mixed.path == PLAIN
 
 
-# Several releases
-
-
-def test_one_release_is_what_it_is() -> None:
-    z_NRF = torch.randn(5, 1, 3)
-    for law in ("none", "gaussian", "laplace"):
-        assert torch.equal(joined(z_NRF, law), z_NRF[:, 0])
-
-
-@pytest.mark.parametrize("r", [2, 3, 4, 7])
-def test_gaussian_releases_are_averaged_and_of_laplace_ones_the_median_is_taken(r: int) -> None:
-    z_NRF = torch.randn(5, r, 3, dtype=torch.float64)
-    assert torch.allclose(joined(z_NRF, "gaussian"), z_NRF.mean(dim=1))
-    assert torch.allclose(joined(z_NRF, "laplace"), z_NRF.quantile(0.5, dim=1))
-
-
-@pytest.mark.parametrize("law", ["gaussian", "laplace"])
-def test_what_the_attacker_makes_is_what_the_victims_releases_come_to(law: str) -> None:
-    """Standard deviations of 40,000 values: the bounds are 5 standard errors or more away."""
-    mechanism = Mechanism(bound=bound_named("clip"), law=law, scale=0.5)
-    source, r = Pseudo(torch.Generator().manual_seed(3)), 9
-    bounded = torch.full((10_000, 4), 0.25)
-    made = as_seen(bounded, mechanism, releases=r, source=source)
-    sent = torch.stack([mechanism.noised(bounded, source) for _ in range(r)], dim=1)
-    for z in (made, joined(sent, law)):
-        assert float(z.mean()) == pytest.approx(0.25, abs=0.005)
-    assert float(made.std()) == pytest.approx(float(joined(sent, law).std()), rel=0.03)
-    mean_std = 0.5 / 3 * (2**0.5 if law == "laplace" else 1)
-    ratio = float(made.std()) / mean_std
-    assert ratio == pytest.approx(1, abs=0.02) if law == "gaussian" else ratio < 0.9
-
-
-def test_without_noise_the_attacker_makes_what_it_has() -> None:
-    bounded = torch.rand(4, 3)
-    source = Pseudo(torch.Generator().manual_seed(0))
-    assert torch.equal(as_seen(bounded, PLAIN, releases=3, source=source), bounded)
+def test_what_the_net_was_not_trained_on_comes_first() -> None:
+    private_N = torch.arange(10) % 2
+    own = Known(
+        features=torch.arange(10.0).reshape(10, 1),
+        labels=private_N,
+        private=private_N,
+        unseen=6,
+    )
+    some = own.at(torch.tensor([9, 2, 7, 0, 5]))
+    assert some.features[:, 0].tolist() == [2.0, 0.0, 5.0, 9.0, 7.0]
+    assert (some.unseen, some.not_trained_on, len(some)) == (3, 3, 5)
+    assert torch.equal(some.private, some.features[:, 0].long() % 2)
+    assert known(10).not_trained_on == 10  # nothing is said
+    with pytest.raises(ConfigError, match="expected 0 to 10 unseen examples, got 11"):
+        Known(features=own.features, labels=private_N, private=private_N, unseen=11)

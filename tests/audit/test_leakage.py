@@ -5,6 +5,7 @@ import torch
 
 from eaves.audit.knowledge import Exposure, Known, Victims
 from eaves.audit.leakage import label_leakage
+from eaves.audit.release import ReleasePath
 from eaves.core.rates import Rate
 from eaves.privacy.bounds import Clip
 from eaves.privacy.mechanisms import Mechanism
@@ -27,7 +28,7 @@ def from_counts(known: list[list[int]], victims: list[list[int]]) -> Exposure:
         victims=Victims(
             features=torch.zeros(len(victims_y), 1, 1), labels=victims_y, private=victims_s
         ),
-        mechanism=Mechanism(bound=Clip(1.0), law="none", scale=0.0),
+        path=ReleasePath(mechanism=Mechanism(bound=Clip(1.0), law="none", scale=0.0)),
         half_width=0.05,
     )
 

@@ -3,7 +3,7 @@ from itertools import islice
 import pytest
 import torch
 
-from eaves.audit.pace import cosine, epochs, paced
+from eaves.audit.pace import Epochs, cosine, paced
 from eaves.audit.trial import Allowance
 
 
@@ -25,7 +25,7 @@ def test_every_epoch_has_full_batches_in_a_new_order() -> None:
     allowance = Allowance(rounds=2, batch_size=3)
     orders: list[torch.Tensor] = []
     shares: list[float] = []
-    for done, batches in epochs(10, allowance, generator=_generator()):
+    for done, batches in Epochs(10, allowance, generator=_generator()):
         taken = list(batches)
         assert done == len(orders) + 1
         assert [len(rows) for rows, _ in taken] == [3, 3, 3]
@@ -38,7 +38,7 @@ def test_every_epoch_has_full_batches_in_a_new_order() -> None:
 
 
 def test_few_examples_are_one_batch() -> None:
-    ((done, batches),) = epochs(2, Allowance(rounds=1, batch_size=8), generator=_generator())
+    ((done, batches),) = Epochs(2, Allowance(rounds=1, batch_size=8), generator=_generator())
     assert done == 1
     assert [sorted(rows.tolist()) for rows, _ in batches] == [[0, 1]]
 
@@ -47,7 +47,7 @@ def test_no_epoch_begins_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 11.0])
     monkeypatch.setattr("eaves.audit.pace.perf_counter", lambda: next(clock))
     allowance = Allowance(rounds=5, time_s=10.0, batch_size=4)
-    begun = [(done, len(list(b))) for done, b in epochs(4, allowance, generator=_generator())]
+    begun = [(done, len(list(b))) for done, b in Epochs(4, allowance, generator=_generator())]
     assert begun == [(1, 1)]
 
 
@@ -55,7 +55,7 @@ def test_same_generator_same_order() -> None:
     first, second = (
         [
             rows.tolist()
-            for _, batches in islice(epochs(9, Allowance(batch_size=4), generator=_generator(5)), 2)
+            for _, batches in islice(Epochs(9, Allowance(batch_size=4), generator=_generator(5)), 2)
             for rows, _ in batches
         ]
         for _ in range(2)

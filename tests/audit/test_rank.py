@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eaves.audit.knowledge import joined
 from eaves.audit.rank import MOST_VICTIMS, Ranking, curve, measure, rows_for, scale_at
+from eaves.audit.release import joined
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.privacy.bounds import Clip

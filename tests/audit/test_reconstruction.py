@@ -12,11 +12,13 @@ from torch import Tensor
 from eaves.audit.decoder import Decoder, DecoderPlan
 from eaves.audit.findings import Progress, Reconstruction
 from eaves.audit.inverters import Inverter
-from eaves.audit.reconstruction import reconstruct
-from eaves.audit.scene import Pictures, Scene, mean_images
+from eaves.audit.reconstruction import rebuilding_control, reconstruct
+from eaves.audit.scene import Pictures, Scene, WhiteBox, mean_images
 from eaves.audit.similarity import likeness
 from eaves.audit.trial import Allowance
+from eaves.audit.verdict import Planted
 from eaves.audit.viewer import ViewerPlan
+from eaves.codecs.base import parse_codec
 from eaves.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,6 +40,14 @@ class _Inverse(Inverter):
     @property
     def rounds(self) -> int:
         return 3
+
+    @property
+    def planned(self) -> int:
+        return 4
+
+    @property
+    def ended_by_time(self) -> bool:
+        return True
 
     def learn(
         self, scene: Scene, own: Pictures, *, generator: torch.Generator
@@ -120,10 +130,71 @@ def test_an_inverter_short_of_time_takes_some_victims(scene: Callable[..., Scene
     found, _ = _found(inverse, scene(victims=64))
     assert found.likeness.mse.n == 20
     assert found.mean_image.mse.n == 20
-    assert found.note == "20 of 64 victims; features without noise"
+    assert found.note == "20 of 64 victims; features without noise and codec"
     assert [len(batch) for batch in inverse.batches] == [8, 8, 4, 8, 8, 4]
     assert inverse.own is not None
     assert len(inverse.own) == 192  # all but a quarter, though only 20 of those are rebuilt
+
+
+def test_the_effort_says_what_was_planned_and_that_time_ended_it(
+    scene: Callable[..., Scene],
+) -> None:
+    found, _ = _found(_Inverse(), scene())
+    assert (found.effort.rounds, found.effort.planned, found.effort.ended_by_time) == (3, 4, True)
+    assert found.read is not None
+    assert found.read.effort.ended_by_time
+    hurried = DecoderPlan(allowance=Allowance(time_s=1e-6, rounds=9, batch_size=32), width=4)
+    decoded = Decoder(hurried)
+    list(decoded.learn(scene(), scene().known, generator=torch.Generator().manual_seed(0)))
+    assert (decoded.rounds, decoded.planned, decoded.ended_by_time) == (0, 9, True)
+
+
+# The positive control
+
+
+def _controlled(inverter: Inverter, s: Scene) -> Planted:
+    *_, found = rebuilding_control(inverter, s, generator=torch.Generator().manual_seed(0))
+    assert isinstance(found, Planted)
+    return found
+
+
+@pytest.mark.parametrize("codec", ["", "int8", "int1:tensor"])
+def test_a_decoder_rebuilds_what_an_early_cut_holds(
+    scene: Callable[..., Scene], codec: str
+) -> None:
+    """However much noise there is on what it attacks."""
+    plan = DecoderPlan(allowance=Allowance(time_s=600.0, rounds=20, batch_size=32), width=8)
+    hidden = scene(known=400, scale=1000.0)
+    path = replace(hidden.box.path, codec=parse_codec(codec) if codec else None, batch_size=32)
+    found = _controlled(Decoder(plan), replace(hidden, box=WhiteBox(hidden.box._edge, path)))
+    assert found.passed
+    assert (found.attack, found.attacker) == ("decoder", "decoder")
+    assert found.found > found.chance + 0.05
+
+
+def test_who_rebuilds_nothing_does_not_pass(scene: Callable[..., Scene]) -> None:
+    """Its inverse is of another edge part: it makes something, and nothing like the images."""
+    plan = DecoderPlan(allowance=Allowance(time_s=600.0, rounds=1, batch_size=400), width=4)
+    assert not _controlled(Decoder(plan), scene(known=400)).passed
+
+
+def test_no_image_of_a_control_was_learned_from(scene: Callable[..., Scene]) -> None:
+    first, second = _Inverse(), Decoder(DecoderPlan(allowance=Allowance(rounds=1), width=4))
+    s = scene(known=200)
+    _found(first, s)
+    assert first.own is not None
+    learned = {x.numpy().tobytes() for x in first.own.images}
+    given: list[Pictures] = []
+    learn = second.learn
+
+    def spy(early: Scene, own: Pictures, *, generator: torch.Generator) -> Iterator[Progress]:
+        given.append(early.victims)
+        yield from learn(early, own, generator=generator)
+
+    second.learn = spy  # type: ignore[assignment,method-assign]
+    _controlled(second, s)
+    [victims] = given
+    assert not {x.numpy().tobytes() for x in victims.images} & learned
 
 
 def test_noise_hides_the_attribute(scene: Callable[..., Scene]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from eaves.audit.release import ReleasePath
 from eaves.audit.scene import Pictures, Scene, WhiteBox, mean_images
 from eaves.errors import ConfigError
 from eaves.privacy.bounds import Tanh
@@ -34,7 +35,7 @@ class _Raw(nn.Module):
 
 def test_a_white_box_computes_what_the_edge_does(pictures: Callable[..., Pictures]) -> None:
     edge, x = _Raw(_edge()), pictures(300).images
-    box = WhiteBox(edge, NONE)
+    box = WhiteBox(edge, ReleasePath(mechanism=NONE))
     with torch.no_grad():
         expected = edge.eval()(x).tanh()
     assert torch.allclose(box.features_of(x), expected, atol=1e-6)
@@ -44,7 +45,7 @@ def test_a_white_box_computes_what_the_edge_does(pictures: Callable[..., Picture
 def test_a_white_box_leaves_the_edge_alone(pictures: Callable[..., Pictures]) -> None:
     edge = _Raw(_edge())
     before = {k: v.clone() for k, v in edge.state_dict().items()}
-    box = WhiteBox(edge, NONE)
+    box = WhiteBox(edge, ReleasePath(mechanism=NONE))
     x = pictures(4).images.float().requires_grad_()
     box.features(x).square().sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
@@ -61,7 +62,7 @@ def test_noise_of_joined_releases(releases: int) -> None:
     False alarms: the sample deviation of 100,000 draws is off by 2 % once in 10^18 runs.
     """
     mechanism = Mechanism(bound=Tanh(1.0), law="gaussian", scale=0.5)
-    box = WhiteBox(nn.Identity(), mechanism, releases=releases)
+    box = WhiteBox(nn.Identity(), ReleasePath(mechanism=mechanism), releases=releases)
     generator = torch.Generator().manual_seed(0)
     seen = box.seen(torch.zeros(1000, 100), generator=generator)
     assert float(seen.std()) == pytest.approx(0.5 / releases**0.5, rel=0.02)
@@ -121,6 +122,6 @@ def test_scenes_that_do_not_fit(
     with pytest.raises(ConfigError, match=r"expected finite features \(64, 1, 3, 8, 8\)"):
         replace(good, features=good.features[:, 0])
     with pytest.raises(ConfigError, match="2 releases of each"):
-        replace(good, box=WhiteBox(nn.Flatten(), NONE, releases=2))
+        replace(good, box=WhiteBox(nn.Flatten(), ReleasePath(mechanism=NONE), releases=2))
     with pytest.raises(ConfigError, match="expected finite features"):
         replace(good, features=good.features * float("nan"))

@@ -67,7 +67,7 @@ def test_finds_the_image_of_each_victim(scene: Callable[..., Scene]) -> None:
 
 def test_the_best_of_several_starts_wins(scene: Callable[..., Scene]) -> None:
     """From 0.45 the search climbs the wrong top of the wave; from 0.95 the right one."""
-    box = WhiteBox(_Wave(), scene().box.mechanism)
+    box = WhiteBox(_Wave(), scene().box.path)
     seen = box.features_of(torch.full((2, 3, 8, 8), 255.0))
     one, other, both = (
         _searched(Search(_Brightness(*starts), box, _plan()), seen, 0.0)

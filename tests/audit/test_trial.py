@@ -12,7 +12,6 @@ from torch import Tensor
 from eaves.audit.knowledge import Exposure
 from eaves.audit.trial import Allowance, Seen, Trial
 from eaves.errors import ConfigError
-from eaves.privacy.sources import Pseudo
 
 Build = Callable[..., Exposure]
 
@@ -35,7 +34,8 @@ def test_no_example_both_teaches_and_is_held_out(exposed: Build) -> None:
     )
     assert train | held_out == set(range(400, 600))
     assert not train & held_out
-    assert len(held_out) == 30
+    assert len(held_out) == 40
+    assert trial.choosing == 24  # the other 16 choose nothing
     for seen, classes in (
         (trial.train, trial.train_private),
         (trial.held_out, trial.held_out_private),
@@ -57,20 +57,21 @@ def test_the_victims_are_there_without_their_private_labels(exposed: Build) -> N
 def test_noise_is_fresh_for_each_use_and_that_of_the_held_out_part_stays(exposed: Build) -> None:
     features_NF, private_N = numbered(600)
     trial = Trial(exposed(features_NF, private_N, scale=0.5), generator=seeded())
-    rows, source = torch.arange(50), Pseudo(seeded(1))
-    first, second = (trial.fresh(rows, source).features for _ in range(2))
+    rows, draw = torch.arange(50), seeded(1)
+    first, second = (trial.fresh(rows, draw).features for _ in range(2))
     assert not torch.equal(first, second)
     assert float((first - second).std()) == pytest.approx(0.5 * 2**0.5, rel=0.4)
-    copies = trial.held_out.features.reshape(2, 30, 1)
+    copies = trial.held_out.features[:48].reshape(2, 24, 1)
     assert not torch.equal(copies[0], copies[1])
-    assert torch.equal(trial.held_out_private[:30], trial.held_out_private[30:])
+    assert torch.equal(trial.held_out_private[:24], trial.held_out_private[24:48])
+    assert len(trial.held_out) == 64
 
 
 def test_the_noise_is_that_of_as_many_releases_as_the_victims_sent(exposed: Build) -> None:
     private_N = torch.arange(900) % 2
     exposure = exposed(torch.zeros(900, 20), private_N, scale=1.0, releases=25)
     trial = Trial(exposure, generator=seeded())
-    made = trial.fresh(torch.arange(400), Pseudo(seeded(1)))
+    made = trial.fresh(torch.arange(400), seeded(1))
     for seen in (made, trial.held_out, trial.victims):  # 3,000 values or more: 0.2 +- 0.003
         assert float(seen.features.std()) == pytest.approx(0.2, abs=0.015)
 

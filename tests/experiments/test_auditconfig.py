@@ -25,6 +25,13 @@ from eaves.experiments.auditconfig import ATTACKS, QUICK, AuditConfig
         ({"max_attack": 0.0}, r"expected --max-attack from 0 to 1, got 0\.0"),
         ({"max_attack": 1.1}, r"expected --max-attack from 0 to 1, got 1\.1"),
         ({"max_attack": float("nan")}, "expected --max-attack from 0 to 1, got nan"),
+        ({"max_balanced": 0.0}, r"expected --max-balanced from 0 to 1, got 0\.0"),
+        ({"max_auc": 1.5}, r"expected --max-auc from 0 to 1, got 1\.5"),
+        ({"max_tpr": float("nan")}, "expected --max-tpr from 0 to 1, got nan"),
+        ({"max_tpr": 0.1, "attacks": "rank"}, "--max-tpr limits .* rank reads none"),
+        ({"patience": 0.0}, "expected --patience from 0.001 to 1000, got 0"),
+        ({"seeds": 0}, "expected --seeds from 1 to 100, got 0"),
+        ({"sent_batch": 0}, r"expected --sent-batch from 1 to 1e\+06, got 0"),
         ({"attacks": "labels,decode"}, "unknown attack 'decode'; choose from: decoder, "),
         ({"attacks": "quick,gan"}, "unknown attack 'quick,gan'|unknown attack 'quick'"),
     ],
@@ -59,3 +66,9 @@ def test_all_is_more_than_quick_and_a_limit_may_be_one() -> None:
 )
 def test_whose_it_is_alone_reads_nothing(attacks: str, reads: bool) -> None:
     assert AuditConfig(attacks=attacks).reads is reads
+
+
+def test_limits_are_by_what_they_are_on() -> None:
+    assert AuditConfig().limits == {}
+    stated = AuditConfig(max_attack=0.7, max_balanced=0.6, max_auc=0.8, max_tpr=0.1)
+    assert stated.limits == {"rate": 0.7, "balanced": 0.6, "auc": 0.8, "tpr": 0.1}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eaves.codecs.base import parse_codec
 from eaves.data.gait import write_motion
+from eaves.data.source import subset
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditRecord, run_audit
@@ -53,15 +54,21 @@ def hidden(bundle: Callable[..., Path]) -> Path:
 
 
 def sent_by_hand(subject: Subject, features: Tensor, releases: int, codec: str) -> Tensor:
-    """Return (N, R, ...): each batch of 256 is released and decoded, release after release."""
+    """Return (N, R, ...): batches of 64, as in training, are drawn, released and decoded.
+
+    360 are 5 batches and 40: 24 others fill up the first one, and are not looked at.
+    """
     source, coder = Keyed.from_seed(3), parse_codec(codec)
+    draw = torch.Generator().manual_seed(3)
     per_release = []
     for _ in range(releases):
+        order = torch.randperm(TEST_SIZE, generator=draw)
+        filling = torch.randint(TEST_SIZE, (24,), generator=draw)
         sent = [
-            coder.decode(coder.encode(subject.mechanism.release(z, source)))
-            for z in (features[:256], features[256:])
+            coder.decode(coder.encode(subject.mechanism.release(features[rows], source)))
+            for rows in torch.split(torch.cat([filling, order]), 64)
         ]
-        per_release.append(torch.cat(sent))
+        per_release.append(torch.cat(sent)[24:][order.argsort()])
     return torch.stack(per_release, dim=1)
 
 
@@ -187,15 +194,25 @@ def test_where_features_are_tuned_the_cloud_part_begins_with_what_it_knows(
 
 def test_the_attacker_may_have_what_the_net_has_not_seen(bundle: Callable[..., Path]) -> None:
     path = bundle(method="hierarchical", train_samples=1000)
-    few = replace(AUDIT, known=300)
-    seen, unseen = (
-        Subject(path, replace(few, unseen=choice)).attacker() for choice in (False, True)
-    )
-    whole = Subject(path, AUDIT).attacker()
-    assert torch.equal(seen.images, whole.images[:300])
-    assert torch.equal(unseen.images, whole.images[1000:1300])
-    every = Subject(path, replace(AUDIT, unseen=True)).attacker()
-    assert torch.equal(every.images, whole.images.roll(-1000, dims=0))
+    order = subset(1437, 1437)
+    every = Subject(path, AUDIT).dataset.train.fetch(order).inputs
+    for known, unseen, n, fresh in (
+        (300, False, 300, 300),
+        (500, False, 500, 437),  # then 63 that it was trained on
+        (500, True, 437, 437),
+        (12_000, False, 1437, 437),
+    ):
+        found = Subject(path, replace(AUDIT, known=known, unseen=unseen)).attacker()
+        assert torch.equal(found.images, every.roll(-1000, dims=0)[:n])
+        assert (len(found.features), found.unseen) == (n, fresh)
+    exposure = exposure_of(Subject(path, AUDIT), "high", found, found, AUDIT)
+    assert exposure.known.not_trained_on == 437
+    all_trained = Subject(bundle(method="hierarchical", train_samples=None), AUDIT)
+    assert all_trained.attacker().unseen == 0
+    with pytest.raises(ConfigError, match="trained on all 1437: leave --unseen out"):
+        Subject(
+            bundle(method="hierarchical", train_samples=None), replace(AUDIT, unseen=True)
+        ).attacker()
 
 
 def test_facts_name_the_bundle_and_its_noise(hidden: Path) -> None:

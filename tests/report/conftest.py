@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from eaves.audit.findings import (
-    Control,
     Effort,
     Finding,
     Likeness,
@@ -18,9 +17,9 @@ from eaves.audit.findings import (
     Reconstruction,
     Score,
     Unmixed,
-    Verdict,
 )
 from eaves.audit.rank import Ranking
+from eaves.audit.verdict import Control, Planted, Verdict
 from eaves.core.rates import Rate
 from eaves.experiments.auditing import AuditRecord
 from eaves.experiments.config import TrainConfig
@@ -44,8 +43,12 @@ def _finding(attack: str, attacker: str, right: int, attribute: str = "Male") ->
             majority=0.614,
             balanced=Score.balanced(rates),
             balanced_chance=0.5,
+            auc=Score(value=0.61, low=0.58, high=0.64, n=1000),
+            tpr=Rate.of(31, 400),
+            tpr_chance=0.011,
+            tpr_luck=0.001,
         ),
-        effort=Effort(known=12_000, rounds=20, time_s=12.5),
+        effort=Effort(known=12_000, rounds=20, time_s=12.5, planned=20),
         held_out=None if attack == "labels" else right / 1000 - 0.01,
     )
 
@@ -66,6 +69,18 @@ def _rebuilt(ssim: float, right: int) -> dict[str, Any]:
     ).as_json()
 
 
+def _planted(attack: str, attacker: str, found: float) -> Planted:
+    return Planted(
+        attack=attack,
+        attacker=attacker,
+        what="something",
+        found=found,
+        chance=0.5,
+        strength=0.9,
+        passed=found > 0.7,
+    )
+
+
 def _found(attribute: str, limit: float | None) -> dict[str, Any]:
     findings = [
         _finding("labels", "most frequent class", 571, attribute),
@@ -73,11 +88,23 @@ def _found(attribute: str, limit: float | None) -> dict[str, Any]:
         _finding("attribute", "mlp", 640, attribute),
         _finding("decoder", "originals", 633, attribute),
     ]
+    controls = [
+        _planted("labels", "most frequent class", 0.9),
+        _planted("attribute", "deep", 0.93),
+        _planted("attribute", "mlp", 0.52),
+        _planted("decoder", "decoder", 0.71),
+    ]
+    limits = {} if limit is None else {"rate": limit}
+    control = Control(finding=_finding("attribute", "mlp", 612, attribute)).as_json()
     return {
         "classes": list(CLASSES[attribute]),
-        "verdict": Verdict.of(findings, max_attack=limit).as_json(),
+        "known": 14_945,
+        "unseen": 14_945,
+        "verdict": Verdict.of(findings, limits=limits, controls=controls).as_json(),
         "findings": [finding.as_json() for finding in findings],
-        "control": Control(finding=_finding("attribute", "mlp", 612, attribute)).as_json(),
+        "control": control,
+        "shuffled": [control],
+        "controls": [planted.as_json() for planted in controls],
         "unshielded": [_finding("attribute", "deep", 934, attribute).as_json()],
         "reconstructions": [{"sent": _rebuilt(0.4, 633), "before_noise": _rebuilt(0.62, 811)}],
     }
@@ -147,6 +174,8 @@ def audit_json() -> dict[str, Any]:
         settings={"attacks": "all", "max_attack": 0.7, "effort": 1.0, "out": None},
         attributes={"Male": _found("Male", 0.7), "Hat": _found("Hat", 0.7)},
         mixtures=[_unmixed("nothing", 2, 0.7), _unmixed("gradient", 60, 0.9)],
+        controls=[],
+        precision="fp32",
         identity=_ranked(),
         versions=VERSIONS,
         hardware=MACHINE,

@@ -19,15 +19,18 @@ from eaves.report.auditing import exit_code, print_audit, show_audit
 Json = dict[str, Any]
 
 
+COMPUTED = ("holds", "ended_by_time", "sound", "faults")
+
+
 def record(found: Json, **changes: Any) -> AuditRecord:
-    facts = {name: value for name, value in found.items() if name not in ("holds", "sound")}
+    facts = {name: value for name, value in found.items() if name not in COMPUTED}
     return AuditRecord(**(facts | changes))
 
 
 def changed(found: Json, *, holds: bool | None = True, sound: bool = True) -> AuditRecord:
     """Return the record where the last attribute is judged so."""
     last = found["attributes"]["Hat"]
-    last["verdict"]["holds"], last["control"]["sound"] = holds, sound
+    last["verdict"]["holds"], last["shuffled"][0]["sound"] = holds, sound
     return record(found)
 
 
@@ -49,17 +52,22 @@ def printed(found: Json) -> str:
 
 def test_all_that_was_found_is_printed(audit_json: Json) -> None:
     text = printed(audit_json)
+    flat = " ".join(text.split())
     for words in (
         *("Who reads Male", "Who reads Hat", "Who rebuilds the inputs"),
         *("the task label alone", "no shield: deep", "control, shuffled labels: mlp"),
-        *("65.1 ±2.9", "61.4, 50.0", "12,000", "12.5 s", "0.400 ±0.010", "0.330 ±0.010"),
+        *("65.1 ±2.9", "61.4, 50.0", "12.5 s", "0.400 ±0.010", "0.330 ±0.010"),
+        *("61.0 ±3.0", "7.8 ±2.6", "93 % found", "52 % NOT FOUND", "SSIM 0.71 found"),
+        "The attacker has 14,945 examples of its own; the net was trained on none of them.",
+        "What was planted was not found by mlp: that they read little counts for nothing.",
+        "Planted controls: 3 of 4 attackers found theirs.",
         "Best of 4 attacks: 'deep' reads Male at 65.1 % ±2.9 (n = 1,000)",
         "Control: with shuffled labels 'mlp'",
         *("Whose it is", "mean rank / 4,000", "0.129 ±0.003", "Of 4,000 candidates"),
         "Task accuracy: cloud 89.3 % ±1.9",
         "- Labels < are > sent & seen.",
     ):
-        assert words in text, words
+        assert words in flat, words
     assert text.count("priphit on faces:Smiling, resnet18 cut after layer2") == 2
 
 

@@ -7,6 +7,9 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    faults_text,
+    known_text,
+    rank_controls_text,
     rank_rows,
     rank_text,
     rebuilt_rows,
@@ -38,9 +41,66 @@ def test_a_line_for_each_attack_then_what_they_are_compared_with(found: Json) ->
     assert [row.best for row in rows] == [False, True, False, False, False, False]
     assert [row.beside for row in rows] == [False] * 4 + [True] * 2
     assert rows[1].cells[1:] == (
-        *("65.1 ±2.9", "65.1 ±2.9", "61.4, 50.0"),
-        *("12,000", "20", "12.5 s"),
+        *("65.1 ±2.9", "65.1 ±2.9", "61.0 ±3.0", "7.8 ±2.6", "61.4, 50.0"),
+        *("93 % found", "20", "12.5 s"),
     )
+    assert [row.cells[6] for row in rows] == [
+        "90 % found",
+        "93 % found",
+        "52 % NOT FOUND",
+        "SSIM 0.71 found",
+        "",
+        "",
+    ]
+
+
+def test_an_attacker_that_time_ended_is_marked(found: Json) -> None:
+    found["findings"][1]["effort"] |= {"rounds": 3, "ended_by_time": True}
+    found["verdict"] |= {"early": ["deep"], "holds": False}
+    assert attack_rows(found)[1].cells[7] == "3 of 20: time"
+    assert (
+        "INCOMPLETE: time ended deep before all rounds were made, so no limit holds"
+        in verdict_text("Male", found)
+    )
+
+
+def test_a_record_of_before_these_figures_is_shown(found: Json) -> None:
+    """As earlier audits wrote it: no AUC, no TPR, no positive controls, no limits by name."""
+    for finding in [*found["findings"], *found["unshielded"], found["control"]["finding"]]:
+        for name in ("auc", "tpr", "tpr_chance", "tpr_luck", "beats", "check", "differs", "seeds"):
+            del finding[name]
+        for name in ("planned", "ended_by_time"):
+            del finding["effort"][name]
+    for name in ("beats", "limits", "early", "powerless", "differing"):
+        del found["verdict"][name]
+    for name in ("controls", "shuffled", "known", "unseen"):
+        del found[name]
+    found["verdict"]["best"] = found["findings"][1]
+    rows = attack_rows(found)
+    assert rows[1].cells[3:5] == ("-", "-")
+    assert rows[1].cells[6] == ""
+    text = verdict_text("Male", found)
+    assert "limit 70 %: holds (its interval's upper end does too)." in text
+    assert control_text(found).endswith("as it must be.")
+    assert known_text(found) == ""
+
+
+def test_how_much_of_what_the_attacker_has_the_net_was_trained_on(found: Json) -> None:
+    assert known_text(found).endswith(
+        "14,945 examples of its own; the net was trained on none of them."
+    )
+    assert known_text({**found, "unseen": 9_000}).endswith("the net was trained on 5,945 of them.")
+    assert "surer than the victims'" in known_text({**found, "unseen": 0})
+
+
+def test_why_an_audit_is_not_to_be_believed() -> None:
+    assert faults_text({}) == ""
+    assert faults_text({"faults": ["a", "b"]}).endswith("believe none of its figures: a; b.")
+    one = {"attack": "unmixing", "attacker": "raw", "passed": True}
+    two = {"attack": "unmixing", "attacker": "pooled", "passed": False}
+    assert rank_controls_text({}) == ""
+    assert rank_controls_text({"controls": [one, one]}).endswith("2 of 2 found what is there.")
+    assert "that pooled failed counts for nothing" in rank_controls_text({"controls": [one, two]})
 
 
 def test_images_are_compared_with_the_better_mean_image(found: Json) -> None:
@@ -111,9 +171,10 @@ def test_a_mixture_is_nobodys_and_an_earlier_audit_did_not_ask() -> None:
 )
 def test_a_verdict_in_words(found: Json, limit: float | None, words: str) -> None:
     rate, verdict = found["verdict"]["best"]["rate"], found["verdict"]
-    verdict["max_attack"] = limit
-    verdict["holds"] = None if limit is None else rate["value"] <= limit
-    verdict["surely_holds"] = None if limit is None else rate["high"] <= limit
+    verdict["limits"] = {}
+    if limit is not None:
+        holds = {"holds": rate["value"] <= limit, "surely_holds": rate["high"] <= limit}
+        verdict["limits"] = {"rate": {"limit": limit, "value": rate, **holds}}
     text = verdict_text("Male", found)
     assert text.startswith(
         "Best of 4 attacks: 'deep' reads Male at 65.1 % ±2.9 (n = 1,000); chance 61.4 %; " + words
@@ -122,8 +183,27 @@ def test_a_verdict_in_words(found: Json, limit: float | None, words: str) -> Non
 
 
 def test_an_attack_that_failed_says_no_more_than_that(found: Json) -> None:
-    found["verdict"]["best"]["beats_chance"] = False
+    found["verdict"]["beats"] = []
     assert "these attacks, with this effort, failed. Others may not." in verdict_text("Male", found)
+
+
+def test_a_rare_class_that_is_read_is_no_failure(found: Json) -> None:
+    """The best rate is that of the majority; balanced accuracy is above chance."""
+    found["verdict"]["beats"] = ["balanced", "auc"]
+    text = verdict_text("Male", found)
+    assert "failed" not in text
+    assert "Above chance: balanced accuracy up to 65.1 % ±2.9, AUC up to 61.0 % ±3.0." in text
+
+
+def test_each_limit_is_said(found: Json) -> None:
+    value = {"value": 0.66, "low": 0.65, "high": 0.67}
+    broken = {"limit": 0.6, "value": value, "holds": False, "surely_holds": False}
+    found["verdict"]["limits"]["balanced"] = broken
+    text = verdict_text("Male", found)
+    assert (
+        "limit 70 %: holds (its interval's upper end does too); limit of balanced accuracy" in text
+    )
+    assert "limit of balanced accuracy 60 %: does not hold (at 66.0 % ±1.0)." in text
 
 
 def test_the_attack_that_an_attacker_would_trust_is_named_where_it_is_another(found: Json) -> None:
@@ -135,7 +215,7 @@ def test_the_attack_that_an_attacker_would_trust_is_named_where_it_is_another(fo
 def test_a_control_in_words(found: Json) -> None:
     assert control_text(found) == (
         "Control: with shuffled labels 'mlp' is right in 61.2 % ±3.0, chance is 61.4 %: as it must "
-        "be."
+        "be. Planted controls: 3 of 4 attackers found theirs."
     )
     found["control"]["sound"] = False
     assert control_text(found).endswith("broken, believe none of its figures.")

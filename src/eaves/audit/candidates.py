@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from eaves.audit.knowledge import joined
+from eaves.audit.release import joined
 from eaves.privacy.mechanisms import Mechanism
 
 _AT_ONCE = 2**22  # float64 values of one table: 32 MiB
@@ -84,9 +84,18 @@ class Candidates:
     """How many of the N examples have the features of another identity's example."""
 
     @classmethod
-    def of(cls, features_ND: Tensor, identities_N: Tensor) -> "Candidates":
-        """Sort examples by what they look like, and by the int64 identity of each."""
+    def of(
+        cls, features_ND: Tensor, identities_N: Tensor, *, expected_ND: Tensor | None = None
+    ) -> "Candidates":
+        """Sort examples by what they look like, and by the int64 identity of each.
+
+        ``expected_ND`` is what arrives of them on average, where that is something else: by it
+        distances are taken.
+        """
         examples_UD, example_N = torch.unique(features_ND, dim=0, return_inverse=True)
+        if expected_ND is not None:
+            examples_UD = torch.empty_like(examples_UD)
+            examples_UD[example_N] = expected_ND
         _, person_N = torch.unique(identities_N, return_inverse=True)
         looks = _looks(person_N.tolist(), example_N.tolist())
         kinds = {look: number for number, look in enumerate(dict.fromkeys(looks))}

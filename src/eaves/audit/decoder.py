@@ -19,7 +19,7 @@ from eaves.audit.convnets import Upward, as_bytes, as_shares, channels_last, fas
 from eaves.audit.findings import Progress
 from eaves.audit.inverters import Inverter
 from eaves.audit.learners import drawing_from
-from eaves.audit.pace import cosine, epochs
+from eaves.audit.pace import Epochs, cosine
 from eaves.audit.scene import Pictures, Scene
 from eaves.audit.trial import Allowance
 from eaves.core.ssim import ssim
@@ -88,12 +88,22 @@ class Decoder(Inverter):
     def __init__(self, plan: DecoderPlan):
         self._plan = plan
         self._net: Told | None = None
-        self._rounds = 0
+        self._rounds, self._early = 0, False
 
     @property
     def rounds(self) -> int:
-        """Epochs, the one that was begun last included."""
+        """Epochs that were made in full."""
         return self._rounds
+
+    @property
+    def planned(self) -> int:
+        """Epochs that were to be made."""
+        return self._plan.allowance.rounds
+
+    @property
+    def ended_by_time(self) -> bool:
+        """Whether there was no time for all of them."""
+        return self._early
 
     def learn(
         self, scene: Scene, own: Pictures, *, generator: torch.Generator
@@ -109,7 +119,8 @@ class Decoder(Inverter):
         check, own = own.part(_CHECKS)
         bounded, best = box.features_of(own.images), float("inf")
         seen = box.seen(box.features_of(check.images), generator=generator)
-        for done, batches in epochs(len(own), plan.allowance, generator=generator):
+        epochs = Epochs(len(own), plan.allowance, generator=generator)
+        for done, batches in epochs:
             net.train()
             for rows_B, share in batches:
                 optimiser.param_groups[0]["lr"] = plan.lr * cosine(share)
@@ -118,7 +129,8 @@ class Decoder(Inverter):
                 optimiser.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 optimiser.step()
-            self._rounds, found = done, self._error(net, seen, check)
+            self._rounds, self._early = epochs.made, epochs.ended_by_time
+            found = self._error(net, seen, check)
             if found < best:
                 best, self._net = found, deepcopy(net)
             yield Progress(

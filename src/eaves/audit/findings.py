@@ -13,11 +13,14 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from eaves.audit.metrics import auc, caught, chance_of_caught
 from eaves.core.rates import Rate
-from eaves.errors import ConfigError
 
 _Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
-_Z2000 = 3.290526731491926  # the 99.95 % quantile
+_Z1000 = 3.290526731491926  # the 99.95 % quantile: 1 in 1,000 to both sides
+_ONE_SIDED = 0.025  # what lies below a 95 % interval
+_AUC_CHANCE = 0.5
+_TWO = 2
 
 
 @final
@@ -49,8 +52,12 @@ class Effort:
     known: int
     """Examples of its own."""
     rounds: int
-    """Passes over them (nets), trees, or steps of a search."""
+    """Passes over them (nets), trees, or steps of a search, that were made in full."""
     time_s: float
+    planned: int | None = None
+    """Rounds that it was to make; None: there is no plan but to end."""
+    ended_by_time: bool = False
+    """It did less than was planned, because its time was over."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -119,7 +126,7 @@ def classes_in(private_N: Tensor) -> list[int]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How often a private class was read, and how often one that looks at nothing is right."""
+    """How well a private class was read, and how well one that looks at nothing would."""
 
     rate: Rate
     majority: float
@@ -128,38 +135,109 @@ class Reading:
     """Balanced accuracy: the mean over the classes of the share that is recognised."""
     balanced_chance: float
     """Chance level of ``balanced``: one part in K."""
+    auc: Score
+    """Area under the ROC curve: of more than two classes the mean, one against the rest. Chance is
+    a half."""
+    tpr: Rate
+    """Of the class that is caught most often, the share that is where 1 % of the others are, too.
+    """
+    tpr_chance: float
+    """Chance level of ``tpr``: about 1 %."""
+    tpr_luck: float
+    """The probability that so many, of any class, are caught by luck alone."""
 
     @classmethod
-    def of(cls, answers_N: Tensor, private_N: Tensor, *, fair_N: Tensor | None = None) -> "Reading":
+    def of(
+        cls,
+        answers_N: Tensor,
+        private_N: Tensor,
+        *,
+        fair_N: Tensor | None = None,
+        scores_NK: Tensor | None = None,
+    ) -> "Reading":
         """Score answers against the classes of N victims.
 
         ``fair_N`` are answers that aim at balanced accuracy, where there are others for it: the
-        likeliest class is seldom a rare one, even where much is known.
+        likeliest class is seldom a rare one, even where much is known. ``scores_NK`` say how sure
+        an attacker is of each class, as logits; without them the fair answers count as sure.
 
         >>> private_N = torch.tensor([0, 0, 0, 1])
         >>> reading = Reading.of(torch.tensor([0, 0, 0, 0]), private_N)
-        >>> reading.rate.value, reading.majority, reading.balanced.value
-        (0.75, 0.75, 0.5)
+        >>> reading.rate.value, reading.majority, reading.balanced.value, reading.auc.value
+        (0.75, 0.75, 0.5, 0.5)
         """
-        right_N = answers_N == private_N
-        fair_right_N = right_N if fair_N is None else fair_N == private_N
-        of_class = [fair_right_N[private_N == k] for k in classes_in(private_N)]
-        n = len(private_N)
+        fair_N = answers_N if fair_N is None else fair_N
+        right_N, fair_right_N = answers_N == private_N, fair_N == private_N
+        classes = classes_in(private_N)
+        of_class = [fair_right_N[private_N == k] for k in classes]
+        if scores_NK is None:
+            most = 1 + int(torch.cat([fair_N, private_N]).max())
+            scores_NK = torch.eye(most)[fair_N]
+        n, caught = len(private_N), _caught(scores_NK, private_N, classes)
         return cls(
             rate=Rate.of(int(right_N.sum()), n),
             majority=max(len(right) for right in of_class) / n,
             balanced=Score.balanced([Rate.of(int(r.sum()), len(r)) for r in of_class]),
             balanced_chance=1 / len(of_class),
+            auc=_auc(scores_NK, private_N, classes),
+            tpr=caught[0],
+            tpr_chance=caught[1],
+            tpr_luck=caught[2],
         )
 
     @property
+    def beats(self) -> tuple[str, ...]:
+        """The figures whose 95 % interval lies above chance: rate, balanced, auc, tpr."""
+        above = {
+            "rate": self.rate.low > self.majority,
+            "balanced": self.balanced.low > self.balanced_chance,
+            "auc": self.auc.low > _AUC_CHANCE,
+            "tpr": self.tpr_luck < _ONE_SIDED,
+        }
+        return tuple(name for name, is_above in above.items() if is_above)
+
+    @property
     def beats_chance(self) -> bool:
-        """True where the interval of the rate, or of balanced accuracy, lies above chance."""
-        return self.rate.low > self.majority or self.balanced.low > self.balanced_chance
+        """True where any of its figures does."""
+        return bool(self.beats)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by name, and ``beats_chance``."""
-        return {**asdict(self), "beats_chance": self.beats_chance}
+        """Return the fields by name, what ``beats`` chance, and whether anything does."""
+        return {**asdict(self), "beats": list(self.beats), "beats_chance": self.beats_chance}
+
+
+def _auc(scores_NK: Tensor, private_N: Tensor, classes: Sequence[int]) -> Score:
+    """Return the mean AUC of one class against the rest; of two classes there is one.
+
+    The errors of several are added as if they were one: they share victims, and may go together.
+    """
+    found = [
+        auc(*_against_rest(scores_NK, private_N, k))
+        for k in (classes[1:] if len(classes) == _TWO else classes)
+    ]
+    value, error = (sum(part) / len(found) for part in zip(*found, strict=True))
+    low, high = max(0.0, value - _Z95 * error), min(1.0, value + _Z95 * error)
+    return Score(value=value, low=low, high=high, n=len(private_N))
+
+
+def _caught(
+    scores_NK: Tensor, private_N: Tensor, classes: Sequence[int]
+) -> tuple[Rate, float, float]:
+    """Return TPR at 1 % FPR of the class with the highest, its chance, and its luck of K tries."""
+    found = []
+    for k in classes:
+        scores_P, scores_Q = _against_rest(scores_NK, private_N, k)
+        rate, luck = caught(scores_P, scores_Q)
+        found.append((rate, chance_of_caught(len(scores_Q)), min(1.0, luck * len(classes))))
+    best = max(found, key=lambda one: (-one[2], one[0].value))
+    return best if best[2] < _ONE_SIDED else max(found, key=lambda one: one[0].value)
+
+
+def _against_rest(scores_NK: Tensor, private_N: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return how sure one is of class ``k`` against all others, of those of the class and not."""
+    rest_NJ = torch.cat([scores_NK[:, :k], scores_NK[:, k + 1 :]], dim=1)
+    scores_N = (scores_NK[:, k].double() - rest_NJ.double().logsumexp(dim=1)).nan_to_num()
+    return scores_N[private_N == k], scores_N[private_N != k]
 
 
 @final
@@ -175,48 +253,43 @@ class Finding:
     effort: Effort
     held_out: float | None = None
     """Accuracy on the attacker's own held-out examples: all that it could choose by."""
+    check: Score | None = None
+    """Balanced accuracy on others of its own that chose nothing: what it expects of the victims."""
+    check_unseen: bool = False
+    """Whether the net was trained on none of those."""
+    seeds: tuple[float, ...] = ()
+    """The rate on the victims of each seed, where there were several; the finding is that of the
+    one that its held-out examples chose."""
     note: str = ""
 
+    @property
+    def differs(self) -> bool:
+        """True where the victims are read otherwise than the attacker's own examples.
+
+        By 3.29 standard errors: by chance in 1 of 1,000 findings. Something lies between the two:
+        another path, or features of another kind.
+        """
+        if self.check is None:
+            return False
+        ours, theirs = self.check, self.reading.balanced
+        if ours.value > theirs.value:
+            gap, wide = (
+                ours.value - theirs.value,
+                (ours.value - ours.low, theirs.high - theirs.value),
+            )
+        else:
+            gap, wide = (
+                theirs.value - ours.value,
+                (theirs.value - theirs.low, ours.high - ours.value),
+            )
+        return gap > _Z1000 / _Z95 * sqrt(wide[0] ** 2 + wide[1] ** 2)
+
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by name, those of the reading among them."""
+        """Return the fields by name, those of the reading among them, and ``differs``."""
         about = asdict(self)
         del about["reading"]
-        return {**about, **self.reading.as_json()}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """An attack on private labels that belong to nobody: it must do no better than chance."""
-
-    finding: Finding
-
-    @property
-    def sound(self) -> bool:
-        """False where it does better, by 3.29 standard errors.
-
-        That happens by chance in less than 1 audit of 2,000. A 95 % interval would call 1 sound
-        audit of 40 broken.
-        """
-        reading = self.finding.reading
-        error = sqrt(reading.majority * (1 - reading.majority) / reading.rate.n)
-        return reading.rate.value <= reading.majority + _Z2000 * error
-
-    @property
-    def statement(self) -> str:
-        """What it says about the audit, in words."""
-        reading = self.finding.reading
-        what = (
-            f"with shuffled labels {self.finding.attacker!r} reads {self.finding.attribute} at "
-            f"{reading.rate.value:.3f}, chance is {reading.majority:.3f}"
-        )
-        if self.sound:
-            return f"{what}: as it must be"
-        return f"{what}: the audit itself is broken, believe none of its figures"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the finding, and whether it is sound."""
-        return {"finding": self.finding.as_json(), "sound": self.sound}
+        about["seeds"] = list(self.seeds)
+        return {**about, "differs": self.differs, **self.reading.as_json()}
 
 
 @final
@@ -292,59 +365,3 @@ class Unmixed:
     def as_json(self) -> dict[str, Any]:
         """Return the fields by name, and ``beats_chance``."""
         return {**asdict(self), "beats_chance": self.beats_chance}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What all attempts to read one attribute come to.
-
-    The best is the best on the victims, which no attacker could know: a maximum over several is a
-    little too high, in favour of the attacker.
-    """
-
-    best: Finding
-    chosen: Finding
-    """The one that the attacker would trust: the best on its own held-out examples."""
-    attempts: int
-    max_attack: float | None = None
-    """The limit on the rate of the best attack, where one is stated."""
-
-    def __post_init__(self) -> None:
-        if self.max_attack is not None and not 0 <= self.max_attack <= 1:
-            raise ConfigError(f"expected max_attack in [0, 1], got {self.max_attack}")
-
-    @classmethod
-    def of(cls, findings: Sequence[Finding], *, max_attack: float | None = None) -> "Verdict":
-        """Return the verdict on ``findings`` of one attribute, with a limit or without.
-
-        Raises:
-            ConfigError: a limit outside [0, 1].
-            ValueError: no findings, or findings of several attributes.
-        """
-        if len({finding.attribute for finding in findings}) != 1:
-            raise ValueError(f"expected findings of one attribute, got {list(findings)}")
-        best = max(findings, key=lambda f: f.reading.rate.value)
-        chosen = max(findings, key=lambda f: -1.0 if f.held_out is None else f.held_out)
-        return cls(best=best, chosen=chosen, attempts=len(findings), max_attack=max_attack)
-
-    @property
-    def holds(self) -> bool | None:
-        """True where the best rate is not above the limit; None without a limit."""
-        return None if self.max_attack is None else self.best.reading.rate.value <= self.max_attack
-
-    @property
-    def surely_holds(self) -> bool | None:
-        """True where the upper end of its interval is not above the limit; None without one."""
-        return None if self.max_attack is None else self.best.reading.rate.high <= self.max_attack
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields by name, and whether the limit holds."""
-        return {
-            "best": self.best.as_json(),
-            "chosen": self.chosen.as_json(),
-            "attempts": self.attempts,
-            "max_attack": self.max_attack,
-            "holds": self.holds,
-            "surely_holds": self.surely_holds,
-        }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eaves.audit.convnets import Upward, as_shares, channels_last, critic, fast
 from eaves.audit.findings import Progress
 from eaves.audit.learners import drawing_from
-from eaves.audit.pace import epochs
+from eaves.audit.pace import Epochs
 from eaves.audit.scene import Pictures
 from eaves.audit.trial import Allowance
 from eaves.errors import ConfigError
@@ -57,7 +57,9 @@ class Gan:
     def __init__(self, plan: GanPlan, image_shape: tuple[int, ...], *, generator: torch.Generator):
         self.plan = plan
         self.epochs = 0
-        """That were taken, the one that was begun last included."""
+        """That were made in full."""
+        self.ended_by_time = False
+        """Whether there was no time for all of them."""
         with drawing_from(generator):
             self._raw = channels_last(Upward((plan.latents,), image_shape, width=plan.width))
             self._judge = channels_last(critic(image_shape, width=plan.width))
@@ -80,14 +82,15 @@ class Gan:
     def learn(self, own: Pictures, *, generator: torch.Generator) -> Iterator[Progress]:
         """Train both; yield after each epoch, with the critic's loss: 2 where it is fooled."""
         allowance = self.plan.allowance
-        for done, batches in epochs(len(own), allowance, generator=generator):
+        epochs = Epochs(len(own), allowance, generator=generator)
+        for done, batches in epochs:
             losses = [
                 self._step(
                     as_shares(own.images[rows_B]), self.latents(len(rows_B), generator=generator)
                 )
                 for rows_B, _ in batches
             ]
-            self.epochs = done
+            self.epochs, self.ended_by_time = epochs.made, epochs.ended_by_time
             yield Progress(
                 attack="gan",
                 attacker="generator",

@@ -27,6 +27,16 @@ class Inverter(ABC):
         """Epochs, or steps of a search, that were taken."""
 
     @property
+    @abstractmethod
+    def planned(self) -> int:
+        """Epochs, or steps of a search, that were to be taken."""
+
+    @property
+    @abstractmethod
+    def ended_by_time(self) -> bool:
+        """Whether any of it was ended by its time."""
+
+    @property
     def note(self) -> str:
         """What else there is to say of how it was done."""
         return ""

@@ -6,17 +6,16 @@ Dimension key:  N examples   R releases of each input   ... the shape of the fea
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import final
 
 import torch
 from torch import Tensor
 
 from eaves.audit.findings import classes_in
+from eaves.audit.release import ReleasePath
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.privacy.mechanisms import Mechanism
-from eaves.privacy.sources import Source
 
 _MOST = 10**8  # victims that samples_needed can ask for
 
@@ -29,20 +28,41 @@ class Known:
     A white box: the attacker runs the edge part itself. ``private`` are the classes of one private
     attribute, ``labels`` those of the task, both int64.
 
+    The net was not trained on the first ``unseen`` of them; None: on none of them. They are held
+    out first, for they are to a net what victims are. A net is surer of what it was trained on.
+
     Raises:
-        ConfigError: tensors of other lengths or types, features that are not finite, or private
-            labels of one class.
+        ConfigError: tensors of other lengths or types, features that are not finite, private
+            labels of one class, or more unseen examples than there are.
     """
 
     features: Tensor
     labels: Tensor
     private: Tensor
+    unseen: int | None = None
 
     def __post_init__(self) -> None:
         _expect_examples(self.features, {"task": self.labels, "private": self.private})
+        if self.unseen is not None and not 0 <= self.unseen <= len(self):
+            raise ConfigError(f"expected 0 to {len(self)} unseen examples, got {self.unseen}")
 
     def __len__(self) -> int:
         return len(self.private)
+
+    @property
+    def not_trained_on(self) -> int:
+        """How many of the first ones the net was not trained on."""
+        return len(self) if self.unseen is None else self.unseen
+
+    def at(self, rows: Tensor) -> "Known":
+        """Return some of them, those that the net was not trained on first."""
+        ordered = torch.cat([rows[rows < self.not_trained_on], rows[rows >= self.not_trained_on]])
+        return Known(
+            features=self.features[ordered],
+            labels=self.labels[ordered],
+            private=self.private[ordered],
+            unseen=int((rows < self.not_trained_on).sum()),
+        )
 
 
 @final
@@ -83,6 +103,8 @@ class Victims:
 class Exposure:
     """One private ``attribute`` as it is exposed: attacker, victims, and what lies between them.
 
+    ``path`` is what the victims' features came by, and what the attacker's own take.
+
     ``half_width`` is what the interval of a rate may extend to each side, at most.
 
     Raises:
@@ -93,7 +115,7 @@ class Exposure:
     attribute: str
     known: Known
     victims: Victims
-    mechanism: Mechanism
+    path: ReleasePath
     half_width: float = 0.02
 
     def __post_init__(self) -> None:
@@ -115,6 +137,11 @@ class Exposure:
                 f"expected victims of classes that the attacker has examples of, got {unknown} of "
                 f"{self.attribute} besides"
             )
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """Bound and noise."""
+        return self.path.mechanism
 
     @property
     def classes(self) -> int:
@@ -150,35 +177,6 @@ class Exposure:
             known=replace(self.known, private=known),
             victims=replace(self.victims, private=victims),
         )
-
-
-def as_seen(bounded: Tensor, mechanism: Mechanism, *, releases: int, source: Source) -> Tensor:
-    """Return what the cloud would see of bounded features (N, ...): released, and joined again.
-
-    The mean of R Gaussian values is one of scale / sqrt(R), so one is drawn.
-    """
-    if mechanism.law != "laplace":
-        each = replace(mechanism, scale=mechanism.scale / sqrt(releases))
-        return each.noised(bounded, source)
-    sent = [mechanism.noised(bounded, source) for _ in range(releases)]
-    return joined(torch.stack(sent, dim=1), mechanism.law)
-
-
-def joined(releases: Tensor, law: str) -> Tensor:
-    """Return one estimate (N, ...) from R releases of each input (N, R, ...).
-
-    It is the most likely value of what was released: for Gaussian noise the mean, for Laplace noise
-    the median, whose variance comes down to half of the mean's as R grows.
-
-    >>> joined(torch.tensor([[[0.0], [1.0], [5.0]]]), "laplace"), joined(
-    ...     torch.tensor([[[0.0], [1.0], [5.0]]]), "gaussian")
-    (tensor([[1.]]), tensor([[2.]]))
-    """
-    if law != "laplace":
-        return releases.mean(dim=1)
-    r = releases.shape[1]
-    ordered = releases.sort(dim=1).values
-    return (ordered[:, (r - 1) // 2] + ordered[:, r // 2]) / 2
 
 
 def samples_needed(half_width: float) -> int:

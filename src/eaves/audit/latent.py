@@ -94,6 +94,16 @@ class LatentSearch(Inverter):
         return 0 if self._search is None else self._search.steps
 
     @property
+    def planned(self) -> int:
+        """Steps of a search with enough time."""
+        return self._plan.search.allowance.rounds
+
+    @property
+    def ended_by_time(self) -> bool:
+        """Whether any of it was ended by its time."""
+        return any(part.ended_by_time for part in (self._gan, self._search) if part is not None)
+
+    @property
     def note(self) -> str:
         """How long the generator was trained, and the weight that was chosen."""
         if self._gan is None or self._search is None:

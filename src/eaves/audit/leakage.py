@@ -3,6 +3,7 @@
 Dimension key:  N examples   L classes of the task   K classes of the private attribute
 """
 
+from dataclasses import replace
 from time import perf_counter
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from eaves.audit.findings import Effort, Finding, Reading
 from eaves.audit.knowledge import Exposure
+from eaves.audit.planted import divided, exposure_from
+from eaves.audit.verdict import Planted
+
+_KEPT = 0.9  # of the labels give the planted attribute away
 
 
 def label_leakage(exposure: Exposure) -> Finding:
@@ -36,9 +41,32 @@ def label_leakage(exposure: Exposure) -> Finding:
             counts_LK.argmax(dim=1)[victims.labels],
             victims.private,
             fair_N=typical_LK.argmax(dim=1)[victims.labels],
+            scores_NK=typical_LK.clamp(min=1e-9).log()[victims.labels],
         ),
-        effort=Effort(known=len(known), rounds=1, time_s=perf_counter() - start_s),
+        effort=Effort(known=len(known), rounds=1, time_s=perf_counter() - start_s, planned=1),
     )
+
+
+def label_control(exposure: Exposure, *, generator: torch.Generator) -> Planted | None:
+    """Return whether an attribute is read that is planted in the task label, nine times in ten.
+
+    None where the attacker's examples have one label: then there is nothing to plant it in.
+    """
+    labels = exposure.known.labels
+    if not bool((labels != labels[0]).any()):
+        return None
+    tied = replace(exposure.known, private=_tied_to(labels, generator))
+    told = replace(exposure, attribute="planted", known=tied)
+    sides = divided(told, generator=generator)
+    part = exposure_from(told, *sides, generator=generator)
+    return Planted.of(label_leakage(part), strength=_KEPT)
+
+
+def _tied_to(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a class for each: whether its label is above the median one, but for some."""
+    above_N = labels_N > (labels_N.min() + labels_N.max()) // 2
+    kept_N = torch.rand(len(labels_N), generator=generator) < _KEPT
+    return torch.where(kept_N, above_N, ~above_N).long()
 
 
 def _counts(exposure: Exposure) -> Tensor:

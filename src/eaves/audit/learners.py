@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 from eaves.audit.pace import paced
 from eaves.audit.trial import Allowance, Round, Seen, Trial
 from eaves.core.optimise import OneCycle
-from eaves.privacy.sources import Pseudo
 
 _AT_ONCE = 1024  # examples that are answered together
 _SCALE = 10_000  # steps of the schedule, whatever the number of those that are taken
@@ -51,7 +50,8 @@ def learn(
                 student.step(rows_B, share)
                 steps += 1
         held_out, victims = student.answers(trial.held_out), student.answers(trial.victims)
-        yield Round(done=done, total=allowance.rounds, held_out=held_out, victims=victims)
+        made = done - (steps < batches)
+        yield Round(done=made, total=allowance.rounds, held_out=held_out, victims=victims)
         if steps < batches:
             return
 
@@ -66,7 +66,7 @@ class _Student:
 
     def __init__(self, net: nn.Module, trial: Trial, lr: float, generator: torch.Generator):
         self._net, self._trial = net, trial
-        self._source, self._prior_K = Pseudo(generator), trial.prior()
+        self._generator, self._prior_K = generator, trial.prior()
         self._optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
         self._schedule = OneCycle(total_steps=_SCALE, lr=lr, warmup=0.1)
 
@@ -74,7 +74,7 @@ class _Student:
         """Learn from some examples, when a ``share`` of all that may be spent is gone."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._schedule.rate(int(share * _SCALE))
-        seen = self._trial.fresh(rows_B, self._source)
+        seen = self._trial.fresh(rows_B, self._generator)
         z = self._trial.scaled(seen.features)
         logits_BK = self._net.train()(z, seen.labels) + self._prior_K
         loss = cross_entropy(logits_BK, self._trial.train_private[rows_B])

@@ -70,6 +70,16 @@ class Optimisation(Inverter):
         return 0 if self._search is None else self._search.steps
 
     @property
+    def planned(self) -> int:
+        """Steps of a search with enough time."""
+        return self._plan.allowance.rounds
+
+    @property
+    def ended_by_time(self) -> bool:
+        """Whether any of it was ended by its time."""
+        return self._search is not None and self._search.ended_by_time
+
+    @property
     def note(self) -> str:
         """The weight that was chosen."""
         return "" if self._search is None else f"total variation weighs {self._search.weight:g}"

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from eaves.audit.candidates import Candidates
 from eaves.audit.findings import Effort, Score
-from eaves.audit.knowledge import joined
+from eaves.audit.release import joined
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
 from eaves.privacy.bounds import Clip
@@ -144,6 +144,7 @@ def measure(
     mechanism: Mechanism,
     *,
     identities: Tensor | None = None,
+    expected: Tensor | None = None,
     most: int = MOST_VICTIMS,
 ) -> Ranking:
     """Hold what was ``sent`` (N, R, ...) against the ``features`` (N, ...) of all candidates.
@@ -151,7 +152,8 @@ def measure(
     ``features`` are bounded, before the noise; ``sent`` is what the cloud decodes, of R releases.
     How likely a candidate is, is the likelihood of the noise of ``mechanism``: the Euclidean
     distance for Gaussian noise and for none, of the mean of the releases; the sum of the L1
-    distances of all releases for Laplace noise. Rounding by a codec is not modelled.
+    distances of all releases for Laplace noise. Distances are to ``expected`` (N, ...), what
+    arrives of each candidate on average, where a codec makes that something else than its features.
 
     Several examples may have one of the int64 ``identities`` (N,): then identities are ordered, by
     the mean density of the noise around each of their examples, that of the victim among them;
@@ -167,7 +169,11 @@ def measure(
     _expect_fitting(features, sent)
     rows = rows_for(features, mechanism, releases=sent.shape[1], most=most)
     features_ND, sent_NRD = features[rows].flatten(1), sent[rows].flatten(2)
-    candidates = Candidates.of(features_ND, rows if identities is None else identities[rows])
+    candidates = Candidates.of(
+        features_ND,
+        rows if identities is None else identities[rows],
+        expected_ND=None if expected is None else expected[rows].flatten(1),
+    )
     if candidates.identities < 2:
         raise ConfigError("expected examples of 2 identities or more, got one: nobody to mistake")
     places = candidates.places(sent_NRD, mechanism)
@@ -185,7 +191,7 @@ def measure(
         scale=mechanism.scale,
         signal=_trace(features_ND),
         noise=float(error_ND.double().square().sum()) / n,
-        effort=Effort(known=n, rounds=1, time_s=perf_counter() - start_s),
+        effort=Effort(known=n, rounds=1, time_s=perf_counter() - start_s, planned=1),
     )
 
 

@@ -8,21 +8,28 @@ poor as the victims'.
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from time import perf_counter
+from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eaves.audit.findings import Effort, Finding, Likeness, Progress, Reconstruction
 from eaves.audit.inverters import Inverter
-from eaves.audit.scene import Pictures, Scene, mean_images
+from eaves.audit.learners import drawing_from
+from eaves.audit.scene import Pictures, Scene, WhiteBox, mean_images
 from eaves.audit.similarity import likeness
+from eaves.audit.verdict import Planted
 from eaves.audit.viewer import Album, View, ViewerPlan, view
+from eaves.core.ssim import WHITE
 from eaves.errors import ConfigError
+from eaves.privacy.sources import Pseudo
 
 _KEPT = 0.25  # of the attacker's images
 _TESTS = 0.2  # of the kept ones
 _COPIES = 3  # of each kept image, with other noise: more reconstructions to learn from
 _FEWEST = 40
+_CONTROL, _CONTROL_VICTIMS = 1_500, 48  # images of a control
+_LARGE = 32  # pixels of a side from which on an early cut halves it
 _SEED = 0  # the attacker's images are divided in the same way for every scene
 
 
@@ -47,7 +54,7 @@ def reconstruct(
     victims, seen = _chosen(scene, inverter.most, generator)
     yield from inverter.learn(scene, own, generator=generator)
     made = yield from _invert(inverter, seen, victims, generator)
-    if inverter.most is None and scene.box.mechanism.scale > 0:
+    if inverter.most is None and scene.box.path.varies:
         lessons = lessons.at(torch.arange(len(lessons)).repeat(_COPIES))
     album = Album(
         attack=inverter.name,
@@ -58,8 +65,64 @@ def reconstruct(
         classes=1 + int(known.private.max()),
     )
     best = yield from view(album, viewer or ViewerPlan(), generator=generator)
-    effort = Effort(known=len(known), rounds=inverter.rounds, time_s=perf_counter() - start_s)
+    effort = Effort(
+        known=len(known),
+        rounds=inverter.rounds,
+        time_s=perf_counter() - start_s,
+        planned=inverter.planned,
+        ended_by_time=inverter.ended_by_time,
+    )
     yield _finding(scene, victims, made, effort, best, inverter)
+
+
+def rebuilding_control(
+    inverter: Inverter, scene: Scene, *, generator: torch.Generator
+) -> Iterator[Progress | Planted]:
+    """Positive control: rebuild images from what surely holds them; yield progress, and the result.
+
+    The release is an early one: a single random convolution without noise, behind the codec of the
+    attack. Images are a part of the attacker's own, and each round of the attack is made.
+
+    Raises:
+        ConfigError: fewer than 40 images of the attacker's own.
+    """
+    start_s = perf_counter()
+    own, kept, _ = _divided(scene.known, None)  # no generator of images has seen what is kept
+    own = own.at(torch.arange(min(_CONTROL, len(own))))
+    victims = kept.at(torch.arange(min(_CONTROL_VICTIMS, len(kept))))
+    box = WhiteBox(EarlyCut(own.shape), scene.box.path.quiet().unbounded())
+    bounded = box.features_of(victims.images)
+    sent = box.path.released(bounded, releases=1, source=Pseudo(generator), seed=_SEED)
+    early = replace(scene, known=own, victims=victims, features=sent, box=box)
+    yield from inverter.learn(early, own, generator=generator)
+    made = yield from _invert(inverter, early.seen, victims, generator)
+    found = Reconstruction(
+        attack=inverter.name,
+        likeness=likeness(made.images, victims.images),
+        mean_image=_likeness_of(own.images.float().mean(0, keepdim=True), victims),
+        mean_image_of_label=None,
+        effort=Effort(known=len(own), rounds=inverter.rounds, time_s=perf_counter() - start_s),
+    )
+    yield Planted.rebuilt(inverter.name, found)
+
+
+@final
+class EarlyCut(nn.Module):
+    """Images (B, C, H, W) in 0..255 -> features of one random convolution, in [-1, 1].
+
+    It halves the sides of images that have 32 pixels or more, as first layers do.
+    """
+
+    def __init__(self, image_shape: tuple[int, ...], *, channels: int = 8):
+        super().__init__()
+        with drawing_from(torch.Generator().manual_seed(_SEED)):
+            stride = 2 if min(image_shape[1:]) >= _LARGE else 1
+            self.conv = nn.Conv2d(image_shape[0], channels, 3, stride=stride, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return features (B, 8, H, W)."""
+        z: Tensor = self.conv(2 * x_BCHW.float() / WHITE - 1)
+        return torch.tanh(2 * z)
 
 
 def _finding(
@@ -68,14 +131,14 @@ def _finding(
     known = scene.known
     of_label = mean_images(known, scene.label_classes)[victims.labels]
     notes = [f"{len(victims)} of {len(scene.victims)} victims", by.note]
-    if scene.box.mechanism.scale == 0:
-        notes.append("features without noise")
+    if scene.box.path.exact:
+        notes.append("features without noise and codec")
     read = Finding(
         attack=by.name,
         attacker=best.learned_from,
         attribute=scene.attribute,
         reading=best.reading,
-        effort=effort,
+        effort=replace(effort, ended_by_time=effort.ended_by_time or best.ended_by_time),
         held_out=best.held_out,
         note=best.note,
     )

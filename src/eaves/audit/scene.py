@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from eaves.audit.convnets import expect_image
-from eaves.audit.knowledge import joined
+from eaves.audit.release import ReleasePath, joined
 from eaves.errors import ConfigError
 from eaves.privacy.mechanisms import Mechanism
-from eaves.privacy.sources import Pseudo
 
 _AT_ONCE = 256  # images that the edge part takes together
 
@@ -66,19 +65,28 @@ class Pictures:
 
 @final
 class WhiteBox:
-    """The edge part as the attacker has it, on the CPU: its weights, its bound, its law of noise.
+    """The edge part as the attacker has it, on the CPU: its weights, and what features go through.
 
     ``edge`` maps raw images (B, C, H, W) to features (B, ...); it is copied, in evaluation mode.
     ``releases`` is how often each input is sent; the attacker joins them.
     """
 
-    def __init__(self, edge: nn.Module, mechanism: Mechanism, *, releases: int = 1):
+    def __init__(self, edge: nn.Module, path: ReleasePath, *, releases: int = 1):
         self._edge = deepcopy(edge).cpu().eval().requires_grad_(False)
-        self.mechanism = mechanism
+        self.path = path
         self.releases = releases
 
+    @property
+    def mechanism(self) -> Mechanism:
+        """Bound and noise."""
+        return self.path.mechanism
+
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """Return bounded features without noise; differentiable for float images in 0..255."""
+        """Return bounded features without noise; differentiable for float images in 0..255.
+
+        Without the codec, too, which has no gradient: a search compares them with what the codec
+        made of the victims'.
+        """
         return self.mechanism.bounded(self._edge(x_BCHW).float())
 
     @torch.no_grad()
@@ -89,13 +97,11 @@ class WhiteBox:
     @torch.no_grad()
     def seen(self, bounded: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return what the cloud would see of bounded features, all releases joined."""
-        source = Pseudo(generator)
-        sent = [self.mechanism.noised(bounded, source) for _ in range(self.releases)]
-        return joined(torch.stack(sent, dim=1), self.mechanism.law)
+        return self.path.seen(bounded, releases=self.releases, generator=generator)
 
     def unshielded(self) -> "WhiteBox":
-        """Return the same edge part with its bound, sending once and without noise."""
-        return WhiteBox(self._edge, replace(self.mechanism, law="none", scale=0.0))
+        """Return the same edge part with its bound, sending once, without noise and codec."""
+        return WhiteBox(self._edge, replace(self.path.quiet(), codec=None))
 
 
 @final
@@ -146,7 +152,7 @@ class Scene:
         return joined(self.features, self.box.mechanism.law)
 
     def unshielded(self) -> "Scene":
-        """Return the control: the victims' features as they are before the noise."""
+        """Return what to compare with: the victims' features before noise and codec."""
         box = self.box.unshielded()
         bounded = box.features_of(self.victims.images)
         return replace(self, box=box, features=bounded.unsqueeze(1))

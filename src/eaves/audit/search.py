@@ -9,6 +9,10 @@ own, whose originals it knows. Chosen by the mismatch of the features alone, it 
 smallest one, and would fit the noise. The variance is that of features seen, from image to image,
 noise included: so the same weights suit all edge parts, and heavy noise leaves the penalty alone.
 
+A search needs gradients, and a codec has none: features of the image are compared as they are
+before the codec with what the codec made of the victims'. The coarser the codec, the weaker the
+search; its positive control goes through the same codec, and says whether anything is left of it.
+
 Dimension key:  B batch   S starts   P points, B x S   C channels   H, W height and width
 """
 
@@ -84,6 +88,8 @@ class Search:
         """Of the penalty."""
         self.steps = 0
         """Of the longest search so far."""
+        self.ended_by_time = False
+        """Whether any search had no time for all of its steps."""
 
     def tune(
         self, name: str, scene: Scene, own: Pictures, *, generator: torch.Generator
@@ -122,6 +128,7 @@ class Search:
             optimiser.step()
             steps += 1
         self.steps = max(self.steps, steps)
+        self.ended_by_time |= steps < self._plan.allowance.rounds
         with torch.no_grad():
             loss_BS = self._losses(points, labels_P, seen_P, weight).reshape(-1, each)
             rows_B = loss_BS.argmin(1) + torch.arange(len(seen)) * each

@@ -15,7 +15,6 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 from eaves.audit.pace import paced
 from eaves.audit.trial import Allowance, Round, Seen, Trial
 from eaves.errors import ConfigError
-from eaves.privacy.sources import Pseudo
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -33,10 +32,8 @@ def boost(trial: Trial, allowance: Allowance, *, generator: torch.Generator) -> 
         ConfigError: scikit-learn is not installed.
     """
     model = _model(int(torch.randint(2**31, (), generator=generator)))
-    rows = torch.arange(len(trial.train)).repeat(
-        1 if trial.exposure.mechanism.scale == 0 else _COPIES
-    )
-    inputs_NF = _inputs(trial.fresh(rows, Pseudo(generator)))
+    rows = torch.arange(len(trial.train)).repeat(_COPIES if trial.exposure.path.varies else 1)
+    inputs_NF = _inputs(trial.fresh(rows, generator))
     for step, _ in enumerate(paced(_STEPS, allowance), start=1):
         done = -(-allowance.rounds * step // _STEPS)
         model.set_params(max_iter=done * _TREES)

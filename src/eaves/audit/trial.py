@@ -3,8 +3,13 @@
 The attacker's examples are divided once, the noise of the held-out part and the joined releases of
 the victims are made once. The victims' private labels are not here: no attacker can look at them.
 
-Dimension key:  B batch   H held-out features   V victims   L classes of the task
-                K classes of the private attribute   ... the shape of the features
+Two parts are held out, from what the net was not trained on as far as that goes. One chooses (a
+round, an attacker); what was chosen looks better there than it is. The other is looked at once: it
+is what an attacker expects of the victims, and where they differ, the audit itself is in doubt.
+
+Dimension key:  B batch   H held-out features: those that choose, then those that check
+                V victims   L classes of the task   K classes of the private attribute
+                ... the shape of the features
 """
 
 from dataclasses import dataclass, replace
@@ -14,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from eaves.audit.knowledge import Exposure, as_seen, joined
+from eaves.audit.knowledge import Exposure
+from eaves.audit.release import joined
 from eaves.errors import ConfigError
-from eaves.privacy.sources import Pseudo, Source
 
-_HELD_OUT = 0.15  # the attacker's examples that choose, and do not teach
-_COPIES = 2  # of each of them, with other noise: more cost as much time as training
+_CHOOSE = 0.12  # of the attacker's examples choose, and do not teach
+_CHECK = 0.08  # are looked at once
+_COPIES = 2  # of each that chooses, with other noise: more cost as much time as training
 _FEWEST = 20
 
 
@@ -29,7 +35,7 @@ class Allowance:
     """What one attacker may spend: ``rounds`` over its examples, ``time_s`` seconds.
 
     Whichever ends first ends the attack; the learning rate falls to 0 with it. A run that its time
-    has ended cannot be repeated exactly.
+    has ended cannot be repeated exactly, and is marked.
     """
 
     rounds: int = 20
@@ -43,13 +49,13 @@ class Allowance:
                 f"{self.rounds}, {self.time_s} s and {self.batch_size}"
             )
 
-    def scaled(self, effort: float) -> "Allowance":
-        """Return as many times the rounds.
+    def scaled(self, effort: float, *, patience: float = 1.0) -> "Allowance":
+        """Return as many times the rounds, and the time ``patience`` times.
 
         Less effort leaves the time as it is, so that a slow machine does not end the fewer rounds.
         """
         rounds = max(1, round(self.rounds * effort))
-        return replace(self, rounds=rounds, time_s=self.time_s * max(1.0, effort))
+        return replace(self, rounds=rounds, time_s=self.time_s * max(1.0, effort) * patience)
 
 
 @final
@@ -67,7 +73,10 @@ class Seen:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What an attacker answers after ``done`` of ``total`` rounds: logits (H, K) and (V, K)."""
+    """What an attacker answers after ``done`` of ``total`` rounds: logits (H, K) and (V, K).
+
+    A round that its time has ended is not counted as done.
+    """
 
     done: int
     total: int
@@ -84,24 +93,39 @@ class Trial:
     """
 
     def __init__(self, exposure: Exposure, *, generator: torch.Generator):
-        known, source = exposure.known, Pseudo(generator)
+        known = exposure.known
         if len(known) < _FEWEST:
             raise ConfigError(
                 f"expected {_FEWEST} or more examples of the attacker's own, got {len(known)}"
             )
-        mixed = torch.randperm(len(known), generator=generator)
-        held, train = mixed.tensor_split([round(_HELD_OUT * len(known))])
-        copies = held.repeat(1 if exposure.mechanism.scale == 0 else _COPIES)
-        self.exposure = exposure
+        self.exposure, self._generator = exposure, generator
+        choose, check, train = self._divided()
+        copies = choose.repeat(_COPIES if exposure.path.varies else 1)
+        held = torch.cat([copies, check])
+        self.choosing = len(copies)
+        """How many rows of what is held out choose; the rest checks."""
+        self.unseen_check = int((check < known.not_trained_on).sum()) == len(check)
+        """Whether the net was trained on none of those that check."""
         self.train = self._seen(known.features[train], known.labels[train])
-        """Bounded features without noise: see :meth:`fresh`."""
-        self.train_private, self.held_out_private = known.private[train], known.private[copies]
-        noised = self._noised(known.features[copies], source)
-        self.held_out = self._seen(noised, known.labels[copies])
+        """Bounded features before noise and codec: see :meth:`fresh`."""
+        self.train_private, self.held_out_private = known.private[train], known.private[held]
+        arrived = self._arrived(known.features[held], generator)
+        self.held_out = self._seen(arrived, known.labels[held])
         victims = exposure.victims
         together = joined(victims.features, exposure.mechanism.law)
         self.victims = self._seen(together, victims.labels)
-        self._mean, self._std = _scale(noised)
+        self._mean, self._std = _scale(arrived)
+
+    def _divided(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows of the attacker's examples: that choose, that check, that teach."""
+        known = self.exposure.known
+        n, fresh = len(known), known.not_trained_on
+        unseen = torch.randperm(fresh, generator=self._generator)
+        order = torch.cat([unseen, fresh + torch.randperm(n - fresh, generator=self._generator)])
+        held, train = order.tensor_split([round((_CHOOSE + _CHECK) * n)])
+        held = held[torch.randperm(len(held), generator=self._generator)]
+        choose, check = held.tensor_split([max(1, round(_CHOOSE * n))])
+        return choose, check, train
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,18 +137,21 @@ class Trial:
         counts_K = self.train_private.bincount(minlength=self.exposure.classes).clamp(min=1)
         return (counts_K / counts_K.sum()).log()
 
-    def fresh(self, rows_B: Tensor, source: Source) -> Seen:
-        """Return examples that teach, with noise that was never drawn before."""
-        noised = self._noised(self.train.features[rows_B], source)
-        return Seen(features=noised, labels=self.train.labels[rows_B])
+    def fresh(self, rows_B: Tensor, generator: torch.Generator) -> Seen:
+        """Return examples that teach as they would arrive, with noise that was never drawn before.
+
+        They take the victims' path: noise, the codec in batches of the carrier's, and joining.
+        """
+        arrived = self._arrived(self.train.features[rows_B], generator)
+        return Seen(features=arrived, labels=self.train.labels[rows_B])
 
     def scaled(self, features: Tensor) -> Tensor:
         """Return features (N, ...) whose channels have mean 0 and variance 1, noise included."""
         return (features - self._mean) / self._std
 
-    def _noised(self, bounded: Tensor, source: Source) -> Tensor:
-        mechanism, releases = self.exposure.mechanism, self.exposure.victims.releases
-        return as_seen(bounded, mechanism, releases=releases, source=source)
+    def _arrived(self, bounded: Tensor, generator: torch.Generator) -> Tensor:
+        path, releases = self.exposure.path, self.exposure.victims.releases
+        return path.seen(bounded, releases=releases, generator=generator)
 
     def _seen(self, features: Tensor, labels: Tensor) -> Seen:
         return Seen(

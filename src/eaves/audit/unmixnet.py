@@ -15,7 +15,7 @@ from eaves.audit.convnets import channels_last, fast
 from eaves.audit.filters import filtered
 from eaves.audit.ica import whitening
 from eaves.audit.matching import best_pairs, correlations
-from eaves.audit.pace import cosine, epochs
+from eaves.audit.pace import Epochs, cosine
 from eaves.audit.trial import Allowance
 from eaves.errors import ConfigError
 
@@ -142,7 +142,7 @@ def lessons(
     own: Tensor, allowance: Allowance, *, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, float]]:
     """Yield rows of ``own`` groups in epochs of random order, and the share that is done."""
-    for _, batches in epochs(len(own), allowance, generator=generator):
+    for _, batches in Epochs(len(own), allowance, generator=generator):
         for rows_B, share in batches:
             yield own[rows_B], share
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from eaves.audit.convnets import as_shares, channels_last, classifier, fast
 from eaves.audit.findings import Progress, Reading
 from eaves.audit.learners import drawing_from
-from eaves.audit.pace import cosine, epochs
+from eaves.audit.pace import Epochs, cosine
 from eaves.audit.scene import Pictures
 from eaves.audit.trial import Allowance
 from eaves.errors import ConfigError
@@ -55,12 +55,15 @@ class Viewer:
         self._plan, self._draw = plan, generator
         with drawing_from(generator):
             self._net = channels_last(classifier(image_shape, classes, width=plan.width))
+        self.ended_by_time = False
+        """Whether there was no time for all epochs of any training."""
 
     def learn(self, attack: str, pictures: Pictures) -> Iterator[Progress]:
         """Learn on; yield after each epoch, with the loss."""
         plan = self._plan
         optimiser = torch.optim.AdamW(self._net.parameters(), lr=plan.lr, weight_decay=1e-2)
-        for done, batches in epochs(len(pictures), plan.allowance, generator=self._draw):
+        epochs = Epochs(len(pictures), plan.allowance, generator=self._draw)
+        for done, batches in epochs:
             self._net.train()
             losses = []
             for rows_B, share in batches:
@@ -78,12 +81,13 @@ class Viewer:
                 total=plan.allowance.rounds,
                 figure=fmean(losses),
             )
+        self.ended_by_time |= epochs.ended_by_time
 
     @torch.no_grad()
-    def answers(self, images_N: Tensor) -> Tensor:
-        """Return the most likely class of each image, (N,)."""
+    def logits(self, images_N: Tensor) -> Tensor:
+        """Return logits of each image, (N, K)."""
         self._net.eval()
-        return torch.cat([self._logits(x).argmax(1) for x in torch.split(images_N, _AT_ONCE)])
+        return torch.cat([self._logits(x) for x in torch.split(images_N, _AT_ONCE)])
 
     def _logits(self, images_N: Tensor) -> Tensor:
         with fast():
@@ -117,6 +121,7 @@ class View:
     reading: Reading
     held_out: float
     """Accuracy on the attacker's own tests."""
+    ended_by_time: bool = False
     note: str = ""
 
 
@@ -132,15 +137,25 @@ def view(
     views = []
     for name, pictures in (("originals", album.originals), ("reconstructions", album.lessons)):
         yield from viewer.learn(album.attack, pictures)
-        right_N = viewer.answers(album.tests.images) == album.tests.private
-        answers_N = viewer.answers(album.victims.images)
+        right_N = viewer.logits(album.tests.images).argmax(1) == album.tests.private
+        logits_NK = viewer.logits(album.victims.images)
         views.append(
             View(
                 learned_from=name,
-                reading=Reading.of(answers_N, album.victims.private),
+                reading=_reading(logits_NK, album),
                 held_out=float(right_N.float().mean()),
+                ended_by_time=viewer.ended_by_time,
             )
         )
     best = max(views, key=lambda v: v.reading.rate.value)
     rates = (f"{v.reading.rate.value:.3f} learned from {v.learned_from}" for v in views)
     return replace(best, note=", ".join(rates))
+
+
+def _reading(logits_NK: Tensor, album: Album) -> Reading:
+    """Score logits; those for balanced accuracy are as if all classes were as frequent."""
+    counts_K = album.originals.private.bincount(minlength=album.classes).clamp(min=1)
+    fair_NK = logits_NK - (counts_K / counts_K.sum()).log()
+    return Reading.of(
+        logits_NK.argmax(1), album.victims.private, fair_N=fair_NK.argmax(1), scores_NK=fair_NK
+    )

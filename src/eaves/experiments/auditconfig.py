@@ -13,6 +13,15 @@ REBUILDING = ("decoder", "optimisation", "gan")
 """Those that rebuild the inputs, which have to be images."""
 
 
+LIMITS = {
+    "rate": "--max-attack",
+    "balanced": "--max-balanced",
+    "auc": "--max-auc",
+    "tpr": "--max-tpr",
+}
+"""The option of the limit on each figure."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
@@ -31,10 +40,13 @@ class AuditConfig:
     """Examples of the attacker's own, with private labels: at most so many of the training set, and
     as many as there are of the validation set."""
     unseen: bool = False
-    """Take them from what the net was not trained on first, as far as the set has more: a net that
-    is surer of its training examples makes other features of them than of the victims."""
+    """Take none that the net was trained on: it may make other features of those than of victims.
+    By default they are the last that are taken, where there are too few others."""
     releases: int = 1
     """How often each victim is sent, with fresh noise: the attacker takes the mean."""
+    sent_batch: int | None = None
+    """Examples in one payload, which a codec may give one range: by default the batch size of the
+    training. 1 is a device that asks one by one, and takes long."""
     searched: int = 200
     """Victims whose images are searched for by optimisation and gan."""
     half_width: float | None = None
@@ -42,8 +54,19 @@ class AuditConfig:
     are refused, and it is said how many are needed. By default any number will do."""
     max_attack: float | None = None
     """The limit for the best attacker's rate: above it, the exit code is 3."""
+    max_balanced: float | None = None
+    """The same for balanced accuracy, which a rare class counts in as much as a frequent one."""
+    max_auc: float | None = None
+    """The same for the area under the ROC curve, 0.5 by chance."""
+    max_tpr: float | None = None
+    """The same for the share of a class that is caught where 1 % of the others are, too."""
     effort: float = 1.0
     """Rounds of every attacker, times this; above 1 also the time that ends it."""
+    patience: float = 1.0
+    """The time that ends an attacker, times this. Any limit fails where time ended an attacker."""
+    seeds: int | None = None
+    """Seeds of each attacker that learns; the one that its held-out examples like best counts. By
+    default 3 of those that are cheap."""
     seed: int = 0
     """Of noise, attackers' weights and order."""
     threads: int = 1
@@ -63,25 +86,40 @@ class AuditConfig:
             ("searched", 2, 10**9),
             ("half_width", 1e-4, 0.49),
             ("effort", 1e-3, 1e3),
+            ("patience", 1e-3, 1e3),
+            ("seeds", 1, 100),
+            ("sent_batch", 1, 10**6),
             ("seed", 0, 2**31 - 1),
             ("threads", 1, 1024),
             ("gallery", 0, 100),
         ):
             if getattr(self, name) is not None:
                 expect_between(self, name, low, high)
-        if self.max_attack is not None and not 0 < self.max_attack <= 1:
-            raise ConfigError(f"expected --max-attack from 0 to 1, got {self.max_attack}")
+        for metric, limit in self.limits.items():
+            if not 0 < limit <= 1:
+                raise ConfigError(f"expected {LIMITS[metric]} from 0 to 1, got {limit}")
         if not self.wanted:
             raise ConfigError(f"name an attack in --attacks: all, quick, {', '.join(ATTACKS)}")
         for name in self.wanted:
             if name not in ATTACKS:
                 raise unknown("attack", name, ("all", "quick", *ATTACKS))
 
-        if self.max_attack is not None and not self.reads:
+        if self.limits and not self.reads:
             raise ConfigError(
-                "--max-attack limits how often an attribute is read, and --attacks rank reads "
-                "none; leave it out, or add attacks"
+                f"{LIMITS[next(iter(self.limits))]} limits how well an attribute is read, and "
+                "--attacks rank reads none; leave it out, or add attacks"
             )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are stated, by what they are on: rate, balanced, auc, tpr."""
+        stated = {
+            "rate": self.max_attack,
+            "balanced": self.max_balanced,
+            "auc": self.max_auc,
+            "tpr": self.max_tpr,
+        }
+        return {metric: limit for metric, limit in stated.items() if limit is not None}
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eaves.audit.knowledge import Exposure, Known, Victims
+from eaves.audit.release import ReleasePath
 from eaves.audit.scene import Pictures, Scene, WhiteBox
 from eaves.codecs.base import Codec
 from eaves.core.roles import PrivateLabels
@@ -32,17 +33,23 @@ _IMAGE_CHANNELS = (1, 3)
 _ANY_WIDTH = 0.49
 OPEN = Mechanism(bound=Clip(1e30), law="none", scale=0.0)
 """What does nothing to features: that of a method that shields none."""
+OPEN_PATH = ReleasePath(mechanism=OPEN)
+"""A path on which nothing is done to features: neither noise nor codec."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """Raw inputs, what the edge part makes of them before any shield, and labels."""
+    """Raw inputs, what the edge part makes of them before any shield, and labels.
+
+    The net was trained on none of the first ``unseen``.
+    """
 
     images: Tensor
     features: Tensor
     labels: Tensor
     private: PrivateLabels
+    unseen: int = 0
 
 
 @final
@@ -64,11 +71,6 @@ class Subject:
         if self.config.method in ("full-edge", "full-cloud"):
             what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
-        if config.reads and not (self.config.privacy.attributes or self.config.mixes):
-            raise ConfigError(
-                "name what an attacker would like to know, as in --private Male; or ask for no "
-                "more than whose it is: --attacks rank"
-            )
         _expect_attackable(self.config, config)
         self.dataset = load_dataset(
             self.config.data,
@@ -87,6 +89,11 @@ class Subject:
         self.edge: nn.Module = built.method.edge_modules["edge"]
         self.mechanism = OPEN if built.hiding is None else built.hiding.mechanism
         self.codec: Codec = wire_of(self.config).codec
+        self.path = ReleasePath(
+            mechanism=self.mechanism,
+            codec=self.codec,
+            batch_size=config.sent_batch or self.config.batch_size,
+        )
         self._origin = origin
         rebuilding = [name for name in config.named if name in REBUILDING]
         if rebuilding and not self.sees_images:
@@ -124,13 +131,15 @@ class Subject:
             "folder": str(self.folder),
         }
 
-    def cloud_for(self, attribute: str) -> nn.Module:
-        """Return the cloud part with an answer for each class of ``attribute``.
+    def cloud_for(self, attribute: str, *, answers: int | None = None) -> nn.Module:
+        """Return the cloud part with an answer for each class of ``attribute``, or so many.
 
         Its weights are new; where features were tuned, those of the bundle, but for layers that
         had other answers: the transfer attack of the paper.
         """
         classes = self.dataset.private_classes[attribute]
+        if answers is not None:
+            classes = tuple(map(str, range(answers)))
         interface = replace(self.dataset.interface, classes=classes)
         seeded = replace(self._origin.config, seed=self._audit.seed, device="cpu")
         method = build_method(seeded, interface, net=self._origin.net).method
@@ -140,15 +149,27 @@ class Subject:
         return nn.Sequential(method.cloud_modules["cloud"], head)
 
     def attacker(self) -> Examples:
-        """Return the attacker's examples: of the training and the validation set."""
-        order = subset(len(self.dataset.train), len(self.dataset.train))
-        if self._audit.unseen:
-            order = order.roll(-(self.config.train_samples or 0))
-        found = [self._examples(self.dataset.train, order[: self._audit.known])]
-        if self.dataset.valid is not None:
-            most = min(self._audit.known, len(self.dataset.valid))
-            found.append(self._examples(self.dataset.valid, subset(len(self.dataset.valid), most)))
-        return found[0] if len(found) == 1 else _together(found)
+        """Return the attacker's examples: of the training and the validation set.
+
+        First what the net was not trained on, as far as there is any: the rest of the training set,
+        and the validation set.
+        """
+        train, valid, most = self.dataset.train, self.dataset.valid, self._audit.known
+        order = subset(len(train), len(train))
+        trained = min(self.config.train_samples or len(train), len(train))
+        rest = order[trained:][:most]
+        parts = [self._examples(train, rest)] if len(rest) else []
+        if valid is not None:
+            parts.append(self._examples(valid, subset(len(valid), min(most, len(valid)))))
+        unseen = sum(len(part.features) for part in parts)
+        if not self._audit.unseen and len(rest) < most:
+            parts.append(self._examples(train, order[:trained][: most - len(rest)]))
+        if not parts:
+            raise ConfigError(
+                f"expected examples that the net was not trained on, for --unseen; it was trained "
+                f"on all {len(train)}: leave --unseen out"
+            )
+        return replace(_together(parts), unseen=unseen)
 
     def victims(self) -> Examples:
         """Return the test set."""
@@ -175,13 +196,12 @@ class Subject:
 
     def sent(self, features: Tensor) -> Tensor:
         """Return what the cloud decodes for features (N, ...), all releases: (N, R, ...)."""
-        source = Keyed.from_seed(self._audit.seed)
-        decoded = [
-            self.codec.decode(self.codec.encode(self.mechanism.release(z, source)))
-            for _ in range(self._audit.releases)
-            for z in torch.split(features, _AT_ONCE)
-        ]
-        return torch.cat(decoded).reshape(self._audit.releases, *features.shape).transpose(0, 1)
+        return self.path.released(
+            self.mechanism.bounded(features),
+            releases=self._audit.releases,
+            source=Keyed.from_seed(self._audit.seed),
+            seed=self._audit.seed,
+        )
 
 
 def exposure_of(
@@ -194,13 +214,14 @@ def exposure_of(
             features=subject.mechanism.bounded(known.features),
             labels=known.labels,
             private=known.private.of(attribute),
+            unseen=known.unseen,
         ),
         victims=Victims(
             features=subject.sent(victims.features),
             labels=victims.labels,
             private=victims.private.of(attribute),
         ),
-        mechanism=subject.mechanism,
+        path=subject.path,
         half_width=config.half_width or _ANY_WIDTH,
     )
 
@@ -211,7 +232,7 @@ def unshielded(exposure: Exposure, known: Examples, victims: Examples) -> Exposu
         exposure,
         known=replace(exposure.known, features=known.features),
         victims=replace(exposure.victims, features=victims.features.unsqueeze(1)),
-        mechanism=OPEN,
+        path=OPEN_PATH,
     )
 
 
@@ -222,7 +243,7 @@ def scene_of(subject: Subject, exposure: Exposure, known: Examples, victims: Exa
         known=_pictures(known, exposure.attribute),
         victims=_pictures(victims, exposure.attribute),
         features=exposure.victims.features,
-        box=WhiteBox(subject.edge, subject.mechanism, releases=exposure.victims.releases),
+        box=WhiteBox(subject.edge, subject.path, releases=exposure.victims.releases),
     )
 
 
@@ -255,6 +276,11 @@ def _of(config: TrainConfig, audit: AuditConfig) -> TrainConfig:
 
 def _expect_attackable(config: TrainConfig, audit: AuditConfig) -> None:
     """Refuse an attack that was named and cannot be made; a set of attacks goes without it."""
+    if audit.reads and not (config.privacy.attributes or config.mixes):
+        raise ConfigError(
+            "name what an attacker would like to know, as in --private Male; or ask for no "
+            "more than whose it is: --attacks rank"
+        )
     if "unmixing" in audit.named and not config.mixes:
         raise ConfigError(f"{config.method} does not mix: leave the attack unmixing out")
     if "rank" in audit.named and config.mixes:
@@ -264,6 +290,8 @@ def _expect_attackable(config: TrainConfig, audit: AuditConfig) -> None:
 
 
 def _together(parts: list[Examples]) -> Examples:
+    if len(parts) == 1:
+        return parts[0]
     return Examples(
         images=torch.cat([part.images for part in parts]),
         features=torch.cat([part.features for part in parts]),

@@ -24,7 +24,7 @@ from eaves.core.roles import PrivateLabels
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.build import law_of
-from eaves.experiments.exposing import OPEN, Examples, Subject
+from eaves.experiments.exposing import OPEN_PATH, Examples, Subject
 from eaves.privacy.sources import Keyed, Pseudo, Source
 
 _MOST_GROUPS = 128
@@ -78,8 +78,10 @@ class MixtureAudit:
         """Show a few mixtures as images, by a decoder of features that were not mixed."""
         n = min(self._config.gallery, len(self._victims.images))
         own, victims = (_pictures(examples) for examples in (self._known, self._victims))
-        box, shape = WhiteBox(self._subject.edge, self._subject.mechanism), (-1, *self._shape)
-        noised = self._noised(self._victims.features[:n], Pseudo(self._generator))
+        box, shape = WhiteBox(self._subject.edge, self._subject.path), (-1, *self._shape)
+        noised = self._subject.path.seen(
+            self._victims.features, releases=1, generator=self._generator
+        )[:n]
         few = victims.at(torch.arange(n))
         scene = Scene(attribute="", known=own, victims=few, features=noised.unsqueeze(1), box=box)
         decoder = Decoder(
@@ -111,12 +113,22 @@ class MixtureAudit:
         )
 
     @property
+    def map_shape(self) -> tuple[int, ...]:
+        """The shape (C, H, W) of one source as a map."""
+        return tuple(_maps(self._victims.features).shape[1:])
+
+    @property
+    def plan(self) -> UnmixPlan:
+        """What attacks on mixtures may spend."""
+        return self._plan()
+
+    @property
     def _shape(self) -> tuple[int, ...]:
         return tuple(self._victims.features.shape[1:])
 
     def _plan(self) -> UnmixPlan:
         plan = UnmixPlan(pool_groups=_POOL, filter=_filter(_maps(self._victims.features)))
-        allowance = plan.net.allowance.scaled(self._config.effort)
+        allowance = plan.net.allowance.scaled(self._config.effort, patience=self._config.patience)
         return replace(plan, net=replace(plan.net, allowance=allowance))
 
     def _intercept(self) -> Intercept:
@@ -124,9 +136,8 @@ class MixtureAudit:
         source, sources = Keyed.from_seed(self._config.seed), self._victims.features
         mixing = self._law.draw(len(sources) // self._law.group, source)
         queries = mixing.mix(self._noised(sources, source))
-        codec = self._subject.codec
         return Intercept(
-            queries=self._grouped(_maps(codec.decode(codec.encode(queries)))),
+            queries=self._grouped(_maps(self._subject.path.carried(queries))),
             own=_maps(self._known.features),
             mix=self._practice,
             draw=lambda n, generator: self._law.draw(n, Pseudo(generator)).matrix_GKK,
@@ -135,11 +146,11 @@ class MixtureAudit:
         )
 
     def _practice(self, sources_BKCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """Mix sources of the attacker's own by the public law, with noise and coefficients anew."""
+        """Mix sources of the attacker's own by the public law, and carry them as victims' are."""
         source = Pseudo(generator)
         noisy = self._noised(sources_BKCHW.flatten(0, 1), source)
         mixing = self._law.draw(len(sources_BKCHW), source)
-        return mixing.mix(noisy).reshape(sources_BKCHW.shape)
+        return self._subject.path.carried(mixing.mix(noisy)).reshape(sources_BKCHW.shape)
 
     def _noised(self, bounded: Tensor, source: Source) -> Tensor:
         return self._subject.mechanism.noised(bounded, source)
@@ -170,7 +181,7 @@ def mixed_exposure(
         victims=Victims(
             features=theirs[0].unsqueeze(1), labels=torch.zeros_like(theirs[1]), private=theirs[1]
         ),
-        mechanism=OPEN,
+        path=OPEN_PATH,
     )
 
 
@@ -186,7 +197,7 @@ def _queries(
     order = order[: len(order) // law.group * law.group]
     noisy = subject.mechanism.release(examples.features[order], source)
     mixing = law.draw(len(order) // law.group, source)
-    queries = subject.codec.decode(subject.codec.encode(mixing.mix(noisy)))
+    queries = subject.path.carried(mixing.mix(noisy))
     first = torch.arange(mixing.groups)[:, None] * law.group
     strongest = (first + mixing.matrix_GKK.abs().argmax(dim=2)).flatten()
     return queries, examples.private.of(attribute)[order][strongest]

@@ -99,7 +99,7 @@ class _Service:
 
     def __init__(self, origin: Origin, config: ServeConfig, group: Group, undo: Undo):
         half, self._method, self._terms = cloud_half(origin, config.device, config.out)
-        self._code = origin.code
+        self._code, self._written = origin.code, False
         if config.merge > 1 and not self._method.edge.one_way:
             raise ConfigError(
                 f"--merge {config.merge} is for methods that send nothing back; "
@@ -137,7 +137,6 @@ class _Service:
         self._files.callback(self.trainer.contributions.close)
         self.worker = _Worker(self.trainer)
         self._server: Server | None = None
-        self._written = False
 
     def _undo(self, undo: Undo, half: Half) -> None:
         """Take back what is to be taken back, before anything is loaded.

@@ -16,6 +16,7 @@ from eaves.report.live import Line, Live
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console, error_console
 from eaves.report.verdicts import (
+    ATTACK_CAPTION,
     ATTACK_HEADS,
     RANK_CAPTION,
     RANK_HEADS,
@@ -27,6 +28,9 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    faults_text,
+    known_text,
+    rank_controls_text,
     rank_rows,
     rank_text,
     rebuilt_rows,
@@ -104,6 +108,9 @@ def print_audit(record: Record, out: Console) -> None:
             out.print(rebuilt_table(attribute, found))
         for text in (verdict_text(attribute, found), control_text(found)):
             out.out(text, highlight=False)
+    for text in (rank_controls_text(record), faults_text(record)):
+        if text:
+            out.out(text, highlight=False)
     out.out(accuracy_text(record["subject"]), highlight=False)
     out.out("\nThe noise statement", highlight=False)
     subject = record["subject"]
@@ -113,11 +120,7 @@ def print_audit(record: Record, out: Console) -> None:
 
 def attack_table(attribute: str, found: Record, subject: Record) -> Table:
     """Return how well each attacker read one attribute; the best one is bold."""
-    caption = (
-        f"{subject_text(subject)}. ± half a 95 % interval. chance: the most frequent class, and "
-        "one part in as many as there are classes for balanced accuracy. Bold: the best on the "
-        "victims, which no attacker could know."
-    )
+    caption = f"{subject_text(subject)}. {known_text(found)} {ATTACK_CAPTION}"
     return _table(f"Who reads {attribute}", caption, ATTACK_HEADS, attack_rows(found))
 
 

@@ -12,6 +12,7 @@ from eaves.report.runs import PLACES, Run, audit_command, train_command
 from eaves.report.tables import rate_text
 from eaves.report.tradeoff import Point
 from eaves.report.verdicts import (
+    ATTACK_CAPTION,
     ATTACK_HEADS,
     RANK_CAPTION,
     RANK_HEADS,
@@ -23,6 +24,9 @@ from eaves.report.verdicts import (
     accuracy_text,
     attack_rows,
     control_text,
+    faults_text,
+    known_text,
+    rank_controls_text,
     rank_rows,
     rank_text,
     rebuilt_rows,
@@ -153,6 +157,8 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
     parts = [words("p", f"{subject_text(subject)}. {accuracy_text(subject)}")]
     if not run.audit["complete"]:
         parts.append(words("p", "The audit was interrupted: attacks are missing.", "warning"))
+    if doubts := faults_text(run.audit):
+        parts.append(words("p", doubts, "warning"))
     if mixtures := run.audit.get("mixtures"):
         parts += [
             words("h3", "Who takes mixtures apart"),
@@ -161,6 +167,8 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
         ]
         parts += mixture_parts(run) if gallery else []
     parts += _whose(run.audit.get("identity"), subject["method"])
+    if controls := rank_controls_text(run.audit):
+        parts.append(words("p", controls))
     for attribute, found in run.audit["attributes"].items():
         sound = found["control"] is None or found["control"]["sound"]
         parts += [
@@ -168,6 +176,7 @@ def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
             words("p", verdict_text(attribute, found), "verdict"),
             words("p", control_text(found), "" if sound else "warning"),
             _table(ATTACK_HEADS, attack_rows(found)),
+            words("p", f"{known_text(found)} {ATTACK_CAPTION}".strip()),
         ]
         if found["reconstructions"]:
             parts += [

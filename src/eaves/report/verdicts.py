@@ -16,10 +16,19 @@ ATTACK_HEADS = (
     "attack",
     "accuracy %",
     "balanced %",
+    "AUC %",
+    "TPR %",
     "chance %",
-    "own examples",
+    "control",
     "rounds",
     "time",
+)
+ATTACK_CAPTION = (
+    "± half a 95 % interval. TPR: the share of a class that is caught where 1 % of the others are, "
+    "too. chance: the most frequent class; one part in as many as there are classes for balanced "
+    "accuracy; half for AUC; about 1 % for TPR. control: how much of a planted attribute was found "
+    "behind the same noise and codec, at the same budget; an attacker that did not find it counts "
+    "for nothing. Bold: the best on the victims, which no attacker could know."
 )
 REBUILT_HEADS = (
     "rebuilt by",
@@ -72,18 +81,44 @@ def attack_rows(found: Record) -> list[Row]:
     """Return a line for each attack on one attribute, then the upper bound and the control."""
     best = found["verdict"] and found["verdict"]["best"]
     rows = [
-        Row(cells=_attack_cells(attack_name(finding), finding), best=finding == best)
+        Row(
+            cells=_attack_cells(attack_name(finding), finding, control_cell(found, finding)),
+            best=finding == best,
+        )
         for finding in found["findings"]
     ]
     if found["unshielded"]:
         upper = max(found["unshielded"], key=lambda finding: finding["rate"]["value"])
-        cells = _attack_cells(f"no shield: {attack_name(upper)}", upper)
+        cells = _attack_cells(f"no shield: {attack_name(upper)}", upper, "")
         rows.append(Row(cells=cells, beside=True))
     if found["control"]:
         finding = found["control"]["finding"]
-        cells = _attack_cells(f"control, shuffled labels: {attack_name(finding)}", finding)
+        cells = _attack_cells(f"control, shuffled labels: {attack_name(finding)}", finding, "")
         rows.append(Row(cells=cells, beside=True))
     return rows
+
+
+def control_cell(found: Record, finding: Record) -> str:
+    """Return how much of what was planted the attacker of a finding found; empty: not tried."""
+    control = _control_of(found.get("controls") or (), finding)
+    if control is None:
+        return ""
+    what = "SSIM " if control["attack"] == finding["attack"] != "attribute" else ""
+    figure = (
+        f"{what}{control['found']:.2f}"
+        if what and control["attack"] != "labels"
+        else f"{100 * control['found']:.0f} %"
+    )
+    return f"{figure} found" if control["passed"] else f"{figure} NOT FOUND"
+
+
+def _control_of(controls: Sequence[Record], finding: Record) -> Record | None:
+    """Return the control of who made a finding; of one who rebuilt images, that of rebuilding."""
+    attack = "attribute" if finding["attack"] == "single mixture" else finding["attack"]
+    for control in controls:
+        if control["attack"] == attack and control["attacker"] in (finding["attacker"], attack):
+            return control
+    return None
 
 
 def unmixed_rows(mixtures: Sequence[Record]) -> list[Row]:
@@ -172,15 +207,20 @@ def attack_name(finding: Record) -> str:
     return f"{finding['attack']}, reader taught by {finding['attacker']}"
 
 
-def _attack_cells(name: str, finding: Record) -> tuple[str, ...]:
+def _attack_cells(name: str, finding: Record, control: str) -> tuple[str, ...]:
     effort = finding["effort"]
+    rounds = f"{effort['rounds']:,}"
+    if effort.get("ended_by_time"):
+        rounds = f"{rounds} of {effort['planned']:,}: time"
     return (
         name,
         rate_text(finding["rate"]),
         rate_text(finding["balanced"]),
+        rate_text(finding.get("auc")),
+        rate_text(finding.get("tpr")),
         f"{100 * finding['majority']:.1f}, {100 * finding['balanced_chance']:.1f}",
-        f"{effort['known']:,}",
-        f"{effort['rounds']:,}",
+        control,
+        rounds,
         seconds_text(effort["time_s"]),
     )
 
@@ -231,30 +271,92 @@ def verdict_text(attribute: str, found: Record) -> str:
     text = (
         f"Best of {_times(verdict['attempts'], 'attack')}: {attack_name(best)!r} reads {attribute} "
         f"at {_rate(best['rate'])} (n = {best['rate']['n']:,}); chance {100 * best['majority']:.1f}"
-        f" %; {_limit_text(verdict)}."
+        f" %; {_limits_text(verdict)}."
     )
-    if not best["beats_chance"]:
-        text += (
-            " Its interval does not lie above chance: these attacks, with this effort, failed. "
-            "Others may not."
-        )
+    text += _beaten_text(verdict, found)
     if chosen != best:
         text += (
             f" By its own held-out examples an attacker would trust {attack_name(chosen)!r}: "
             f"{_rate(chosen['rate'])}."
         )
-    return text
+    return text + _doubts_text(verdict)
 
 
-def _limit_text(verdict: Record) -> str:
-    if verdict["max_attack"] is None:
+FIGURES = {
+    "rate": "accuracy",
+    "balanced": "balanced accuracy",
+    "auc": "AUC",
+    "tpr": "TPR at 1 % FPR",
+}
+"""What a figure is called, by its name in the record."""
+
+
+def _beaten_text(verdict: Record, found: Record) -> str:
+    """Return whether any figure of any attack lies above chance; which, and how high they are."""
+    beats = verdict.get("beats")
+    if beats is None:  # an audit of before these figures
+        beats = ["rate"] if verdict["best"]["beats_chance"] else []
+    if not beats:
+        return (
+            " No figure of any attack lies above chance: these attacks, with this effort, failed. "
+            "Others may not."
+        )
+    highest = (
+        f"{FIGURES[name]} up to {_rate(max((f[name] for f in found['findings']), key=_value))}"
+        for name in beats
+        if all(name in finding for finding in found["findings"])
+    )
+    return f" Above chance: {', '.join(highest)}."
+
+
+def _value(figure: Record) -> float:
+    return float(figure["value"])
+
+
+def _doubts_text(verdict: Record) -> str:
+    """Return why less may be said than the figures seem to say."""
+    doubts = ""
+    if early := verdict.get("early"):
+        doubts += (
+            f" INCOMPLETE: time ended {', '.join(early)} before all rounds were made, so no limit "
+            "holds; repeat it with --patience."
+        )
+    if powerless := verdict.get("powerless"):
+        doubts += (
+            f" What was planted was not found by {', '.join(powerless)}: that they read little "
+            "counts for nothing."
+        )
+    if differing := verdict.get("differing"):
+        doubts += (
+            f" {', '.join(differing)}: its own held-out examples are read otherwise than the "
+            "victims, by more than the intervals. Another attacker may read more."
+        )
+    return doubts
+
+
+def _limits_text(verdict: Record) -> str:
+    """Return which limits hold."""
+    limits = verdict.get("limits")
+    if limits is None and verdict["max_attack"] is not None:  # an audit of before other limits
+        limits = {"rate": {"limit": verdict["max_attack"], **_held(verdict)}}
+    if not limits:
         return "no limit is stated"
-    limit = f"limit {100 * verdict['max_attack']:g} %"
-    if not verdict["holds"]:
-        return f"{limit}: does not hold"
-    if verdict["surely_holds"]:
-        return f"{limit}: holds (its interval's upper end does too)"
-    return f"{limit}: holds (but its interval reaches above)"
+    return "; ".join(_limit_text(name, limit) for name, limit in limits.items())
+
+
+def _held(verdict: Record) -> Record:
+    return {name: verdict[name] for name in ("holds", "surely_holds")}
+
+
+def _limit_text(name: str, limit: Record) -> str:
+    on = "" if name == "rate" else f" of {FIGURES[name]}"
+    text = f"limit{on} {100 * limit['limit']:g} %"
+    if not limit["holds"]:
+        at = f" (at {_rate(limit['value'])})" if name != "rate" and "value" in limit else ""
+        return f"{text}: does not hold{at}"
+    if limit["surely_holds"]:
+        return f"{text}: holds (its interval's upper end does too)"
+    return f"{text}: holds (but its interval reaches above)"
 
 
 def control_text(found: Record) -> str:
@@ -267,9 +369,52 @@ def control_text(found: Record) -> str:
         f"Control: with shuffled labels {finding['attacker']!r} is right in "
         f"{_rate(finding['rate'])}, chance is {100 * finding['majority']:.1f} %"
     )
-    if control["sound"]:
-        return f"{text}: as it must be."
-    return f"{text}: the audit itself is broken, believe none of its figures."
+    if not control["sound"]:
+        return f"{text}: the audit itself is broken, believe none of its figures."
+    text += ": as it must be."
+    controls = found.get("controls")
+    if controls is None:
+        return text
+    passed = sum(bool(one["passed"]) for one in controls)
+    return f"{text} Planted controls: {passed} of {_times(len(controls), 'attacker')} found theirs."
+
+
+def rank_controls_text(record: Record) -> str:
+    """Return what the controls of un-mixing and of the rank measure say; empty where none were."""
+    controls = record.get("controls") or ()
+    if not controls:
+        return ""
+    lost = [str(one["attacker"]) for one in controls if not one["passed"]]
+    passed = len(controls) - len(lost)
+    text = f"Controls of {controls[0]['attack']}: {passed} of {len(controls)} found what is there"
+    if lost:
+        return f"{text}; that {', '.join(lost)} failed counts for nothing."
+    return f"{text}."
+
+
+def faults_text(record: Record) -> str:
+    """Return why no figure of an audit is to be believed; empty: there is no reason."""
+    faults = record.get("faults") or ()
+    if not faults:
+        return ""
+    return f"The audit is unsound, believe none of its figures: {'; '.join(faults)}."
+
+
+def known_text(found: Record) -> str:
+    """Return how many examples of its own the attacker had; empty in earlier audits."""
+    if "known" not in found:
+        return ""
+    known, unseen = found["known"], found["unseen"]
+    text = f"The attacker has {known:,} examples of its own; the net was trained on "
+    if unseen == known:
+        return f"{text}none of them."
+    text += f"{known - unseen:,} of them."
+    if unseen < known / 5:
+        text += (
+            " So some that it holds out are of those: features of what a net was trained on may be "
+            "surer than the victims'."
+        )
+    return text
 
 
 def accuracy_text(subject: Record) -> str:
