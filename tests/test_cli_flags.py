@@ -92,7 +92,7 @@ def _texts() -> Iterator[tuple[str, str]]:
 
 
 # Variables of the style sheet of a page.
-_ELSEWHERE = {"--soft", "--line"}
+_ELSEWHERE = {"--soft", "--line", "--upgrade"}
 
 
 def test_flags_in_messages_exist(eaves: Eaves, monkeypatch: pytest.MonkeyPatch) -> None:

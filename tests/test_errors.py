@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaves import errors
-from eaves.errors import ConfigError, CutError, EavesError, closest_first, unknown
+from eaves.errors import ConfigError, CutError, EavesError, MisfitError, closest_first, unknown
 
 TREE = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, BaseException)]
 
@@ -29,14 +29,14 @@ def _drawn() -> dict[str, str]:
 
 def test_the_tree_is_the_one_drawn() -> None:
     assert {c.__name__: c.__base__.__name__ for c in TREE if c.__base__} == _drawn()
-    assert len(TREE) == 10
+    assert len(TREE) == 11
 
 
 def test_a_wrong_choice_is_also_a_value_error_and_bad_luck_is_not() -> None:
-    assert [c for c in TREE if issubclass(c, ValueError)] == [ConfigError, CutError]
+    assert [c for c in TREE if issubclass(c, ValueError)] == [ConfigError, CutError, MisfitError]
 
 
-@pytest.mark.parametrize("error", [ConfigError, CutError])
+@pytest.mark.parametrize("error", [ConfigError, CutError, MisfitError])
 def test_an_unknown_name_lists_the_known_with_the_likeliest_first(error: type[ConfigError]) -> None:
     made = unknown("codec", "Unit8", ["raw", "fp16", "uint8", "uint4"], error)
     assert type(made) is error

@@ -105,6 +105,7 @@ ERRORS = {
     "BudgetExceeded": "EavesError",
     "ConfigError": "EavesError",
     "CutError": "ConfigError",
+    "MisfitError": "ConfigError",
     "DataError": "EavesError",
     "DivergedError": "EavesError",
     "EavesError": "Exception",

@@ -4,7 +4,8 @@
 
     EavesError
     ├── ConfigError (also a ValueError)   a name, number or combination that cannot work
-    │   └── CutError                      a net that cannot be cut there; lists where it can be
+    │   ├── CutError                      a net that cannot be cut there; lists where it can be
+    │   └── MisfitError                   a net that does not take these inputs or classes
     ├── DataError                         a data file: missing, damaged, not in its layout
     ├── PayloadError                      bytes that are not what an encoder of ours wrote
     ├── StateError                        a checkpoint or bundle: missing, damaged, of another run
@@ -34,6 +35,11 @@ class ConfigError(EavesError, ValueError):
 @final
 class CutError(ConfigError):
     """A net cannot be cut at the place asked for, or not at all."""
+
+
+@final
+class MisfitError(ConfigError):
+    """A net does not take inputs of this shape, or does not answer with these classes."""
 
 
 @final

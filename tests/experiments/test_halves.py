@@ -28,6 +28,7 @@ from eaves.experiments.phases import edge_phases
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
 from eaves.network.screening import scale_of
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=1)
 
@@ -61,9 +62,9 @@ def test_a_bundle_brings_its_session_and_its_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["config", "input_shape", "classes", "session", "accuracy"])
 def test_a_manifest_without_what_it_needs_is_damaged(tmp_path: Path, key: str) -> None:
     path = _bundle(tmp_path) / "manifest.json"
-    facts = json.loads(path.read_bytes())
+    facts = unsealed_json(path.read_bytes())
     del facts[key]
-    path.write_text(json.dumps(facts))
+    path.write_bytes(sealed_json(facts))
     with pytest.raises(StateError, match=r"manifest of .* is damaged"):
         open_origin(path.parent)
 

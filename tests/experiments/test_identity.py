@@ -34,6 +34,7 @@ from eaves.experiments.identity import (
 from eaves.experiments.position import fingerprint
 from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 SMALL = StagedNet([("a", nn.Flatten()), ("b", nn.Linear(192, 2))])
 CONFIG = TrainConfig(data="images:d", image_size=8, train_samples=None, batch_size=4, epochs=2)
@@ -379,9 +380,9 @@ def test_a_run_of_an_older_eaves_goes_on_and_it_is_said(
     config = TrainConfig(train_samples=64, batch_size=16, epochs=2, out=tmp_path / "old")
     _run(config, stop=_StopAfter(3))
     index = tmp_path / "old" / "checkpoint" / "checkpoint.json"
-    facts = json.loads(index.read_bytes())
+    facts = unsealed_json(index.read_bytes())
     del facts["facts"]["identity"]
-    index.write_text(json.dumps(facts))
+    index.write_bytes(sealed_json(facts))
     (tmp_path / "old" / "identity.json").unlink()
     with caplog.at_level(logging.WARNING):
         assert _run(config, resume=True).complete
@@ -400,9 +401,9 @@ def test_other_versions_are_said_when_a_run_goes_on(
     before = read_identity(tmp_path)
     sha256 = write_identity(tmp_path, before | {"versions": {"eaves": "0.0.1", "torch": "1.0.0"}})
     index = tmp_path / "checkpoint" / "checkpoint.json"
-    facts = json.loads(index.read_bytes())
+    facts = unsealed_json(index.read_bytes())
     facts["facts"]["identity"] = sha256
-    index.write_text(json.dumps(facts))
+    index.write_bytes(sealed_json(facts))
     with caplog.at_level(logging.WARNING):
         assert _run(config, resume=True).complete
     assert "Eaves was 0.0.1" in caplog.text

@@ -23,6 +23,7 @@ from eaves.experiments.record import RunRecord
 from eaves.experiments.run import run
 from eaves.network.wire import expect_same_terms
 from eaves.runtime import files
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 Eaves = Callable[..., Any]
 
@@ -161,7 +162,7 @@ def test_a_run_goes_on_from_another_folder(
 @pytest.mark.parametrize("beside", ["changed", "missing", "named in the manifest"])
 def test_no_other_code_is_run(trained: Path, tmp_path: Path, eaves: Eaves, beside: str) -> None:
     bundle, marker = trained / "bundle", tmp_path / "marker"
-    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    manifest = unsealed_json((bundle / "manifest.json").read_bytes())
     if beside == "changed":
         (bundle / "net.py").write_text(EVIL.format(str(marker)))
         message = "is not the code that this bundle was made with, and is not run"
@@ -172,7 +173,7 @@ def test_no_other_code_is_run(trained: Path, tmp_path: Path, eaves: Eaves, besid
         (tmp_path / "evil.py").write_text(EVIL.format(str(marker)))
         manifest["config"]["net"] = f"{tmp_path}/evil.py:Net"
         del manifest["net_sha256"]
-        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        (bundle / "manifest.json").write_bytes(sealed_json(manifest))
         message = "name its file, as in --net FILE.py:Net"
     for command in (
         ["infer", "--cloud", "None"],

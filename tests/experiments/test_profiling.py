@@ -152,8 +152,8 @@ def test_a_gpu_that_lies_idle_is_not_named(monkeypatch: pytest.MonkeyPatch) -> N
         ({"codecs": "int8,int8"}, "expected names with commas between, each once"),
         ({"input_codecs": "int8"}, "expected --input-codecs for images, got 'int8'"),
         ({"device": "tpu"}, "expected --device cpu, cuda, cuda:N or auto, got 'tpu'"),
-        ({"input": "3x40000x40000"}, "batches of 8 inputs of 3x40000x40000 are too large"),
-        ({"batch_size": 10**9}, "batches of 1000000000 inputs of 1x8x8 are too large"),
+        ({"input": "3x40000x40000"}, "expected an --input of at most 67,108,864 values, got"),
+        ({"batch_size": 10**9}, "expected --batch-size from 1 to 1,000,000, got 1,000,000,000"),
     ],
 )
 def test_a_profile_that_cannot_be_taken(settings: dict[str, Any], message: str) -> None:

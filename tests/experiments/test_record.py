@@ -11,6 +11,7 @@ from eaves.experiments.config import TrainConfig
 from eaves.experiments.record import RunRecord, read_record, record_of
 from eaves.experiments.run import run
 from eaves.runtime.meters import Meter, Totals
+from eaves.runtime.sealed import unsealed_json
 
 TOTALS = Totals(
     wall_s=10.0,
@@ -69,7 +70,7 @@ def test_a_record_is_read_back_and_a_newer_one_is_refused(tmp_path: Path) -> Non
     )
     path = tmp_path / "record.json"
     assert read_record(tmp_path) == record
-    written = json.loads(path.read_bytes())
+    written = unsealed_json(path.read_bytes())
     assert written["format"] == 1
     older = {k: v for k, v in written.items() if k not in ("format", "identity")}
     path.write_text(json.dumps(older))  # as older versions wrote it

@@ -18,11 +18,11 @@ from eaves.core.roles import Batch, EdgeLearner, Losses, Upload
 from eaves.core.specs import LinkSpec
 from eaves.core.state import State
 from eaves.errors import DivergedError, PayloadError, StateError, StorageError
+from eaves.network import trainer
 from eaves.network.channel import insecure_target
 from eaves.network.edge import NetworkedEdge
 from eaves.network.refusals import RefusedError
 from eaves.network.spool import Spool
-from eaves.network.trainer import Trainer
 from eaves.network.uplink import Enrolment, Uplink
 from eaves.network.wire import pack_terms
 from eaves.runtime.meters import Totals
@@ -335,7 +335,7 @@ def test_a_reply_that_does_not_fit_ends_the_run_and_is_not_kept(
     device = device_of(cloud.address)
     if reply != "another shape":
         wrong = b"garbage" if reply == "garbage" else FP16.encode(torch.zeros(1, VALUES))
-        monkeypatch.setattr(Trainer, "_encoded", lambda *_: wrong)
+        monkeypatch.setattr(trainer, "_packed", lambda *_: (wrong, ""))
     learner = TwoWay()
     with pytest.raises(PayloadError, match="the cloud's reply does not fit"):
         snapshots(device.run(learner, batches(1, 10)))

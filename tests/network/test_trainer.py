@@ -492,7 +492,7 @@ def test_whatever_a_step_fails_with_is_the_end_of_its_upload_alone(
     assert code_of(evil.errors[0]) in FATAL
     # Bit for bit as if it had never come: random numbers of dropout and BatchNorm, too.
     uploads = [upload(seq) for seq in (1, 2, 3)]
-    expect_equal(state_of(made), plain(uploads, STEPS * 2 // merge))
+    expect_equal(state_of(made), plain(uploads, STEPS * 2 // merge, at_once=merge))
 
 
 def test_weights_that_were_changed_in_part_are_not_kept(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from eaves.runtime.checkpoint import (
     save_checkpoint,
     tensors_to_bytes,
 )
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 FilesEndAt = Callable[[int], AbstractContextManager[None]]
 INDEX = "checkpoint.json"
@@ -200,12 +201,12 @@ def test_a_checkpoint_of_an_unknown_format_is_refused(
     tmp_path: Path, written: object, message: str
 ) -> None:
     save_checkpoint(tmp_path, 1, states(1), {"value": 1})
-    index = json.loads((tmp_path / INDEX).read_bytes())
-    (tmp_path / INDEX).write_text(json.dumps(index | {"format": written}))
+    index = unsealed_json((tmp_path / INDEX).read_bytes())
+    (tmp_path / INDEX).write_bytes(sealed_json(index | {"format": written}))
     with pytest.raises(StateError, match=message):
         load_checkpoint(tmp_path)
     del index["format"]
-    (tmp_path / INDEX).write_text(json.dumps(index))
+    (tmp_path / INDEX).write_bytes(sealed_json(index))
     with pytest.raises(StateError, match="is damaged"):
         load_checkpoint(tmp_path)
 

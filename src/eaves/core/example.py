@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eaves.core.copies import copy_of
 from eaves.core.surroundings import Surroundings
-from eaves.errors import ConfigError, CutError
+from eaves.errors import CutError, MisfitError
 
 _SIDES: Final = (32, 8, 28, 16, 64, 224, 12, 24, 48, 96, 128, 256, 4, 5, 6, 7)
 _LAYERS = 4  # whose sizes are tried, at most
@@ -104,9 +104,9 @@ def find_example(net: nn.Module) -> Example:
     )
 
 
-def misfit(shape: Sequence[int], error: Exception) -> ConfigError:
+def misfit(shape: Sequence[int], error: Exception) -> MisfitError:
     """Return the error for a net that refuses an input of ``shape``."""
-    return ConfigError(
+    return MisfitError(
         f"an input of {'x'.join(map(str, shape))} does not fit this net: {error}; "
         "use larger images, another stem or an earlier cut"
     )

@@ -16,7 +16,7 @@ from eaves.core.optimise import OneCycle
 from eaves.data.batches import steps_per_epoch
 from eaves.data.load import load_dataset
 from eaves.data.source import Dataset, Interface
-from eaves.errors import ConfigError, CutError
+from eaves.errors import ConfigError, MisfitError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts
 from eaves.experiments.identity import NetFacts, net_facts
@@ -384,7 +384,7 @@ def _net(
         whole = staged(net, input_shape)
         answers = output_shape(whole, input_shape)
         if answers != (classes,):
-            raise ConfigError(
+            raise MisfitError(
                 f"expected a net that answers {classes} logits for {config.data}, "
                 f"this one answers {answers}"
             )
@@ -396,9 +396,7 @@ def _default_data_explained(config: TrainConfig, interface: Interface) -> Iterat
     """Say first that the data are the default ones, where a net does not fit those."""
     try:
         yield
-    except CutError:
-        raise
-    except ConfigError as error:
+    except MisfitError as error:
         if config.data != TrainConfig.data:
             raise
         shape = "x".join(map(str, interface.input_shape))

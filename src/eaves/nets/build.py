@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from eaves.core.net import StagedNet, output_shape
-from eaves.errors import ConfigError, unknown
+from eaves.errors import ConfigError, MisfitError, unknown
 from eaves.nets.foreign import foreign_net, is_foreign
 from eaves.nets.mobilevit import mobilevit_xxs
 from eaves.nets.motion import motion
@@ -159,7 +159,7 @@ def _ours(
     if not _takes(entry, height, width):
         fitting = [key for key, other in NETS.items() if _takes(other, height, width)]
         instead = f", or use a net that takes them: {', '.join(fitting)}" if fitting else ""
-        raise ConfigError(
+        raise MisfitError(
             f"{name} needs images of at least {'x'.join(map(str, entry.smallest))}, "
             f"got {height}x{width}; enlarge them{instead}"
         )
@@ -180,6 +180,6 @@ def _check_answer(
     """Try a net that we do not know on one image of zeros."""
     answer = output_shape(net, input_shape)
     if answer != (classes,):
-        raise ConfigError(
+        raise MisfitError(
             f"expected {name} to answer each image with {classes} logits, got shape {answer}"
         )

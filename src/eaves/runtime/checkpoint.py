@@ -5,6 +5,7 @@ last: a crash at any moment leaves the previous checkpoint whole.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
             )
         return None
     try:
-        index = unsealed_json(path.read_bytes())
-        expect_format(index["format"], _FORMAT, place=path, kind="a checkpoint")
+        content = path.read_bytes()
+        # First of all: another format may have another checksum.
+        expect_format(json.loads(content)["format"], _FORMAT, place=path, kind="a checkpoint")
+        index = unsealed_json(content)
         states = {
             name: State(read_tensors(folder / entry["file"], entry["sha256"]), entry["facts"])
             for name, entry in index["states"].items()
