@@ -102,9 +102,12 @@ def forget(config: ServeConfig, keeper: Keeper, half: Half, edge: str) -> int:
         _learn_again(learning, store, others)
         cloud = learning.state()
         target = draft / ("uploads" if half.lessons is None else "store")
-        stored = _rewritten(store, target, [one for one in uploads if one["edge"] != edge])
+        sizes = _rewritten(store, target, [one for one in uploads if one["edge"] != edge])
+    stored = sum(map(len, sizes.values()))
     if half.lessons is not None:
-        cloud = replace(cloud, facts={**cloud.facts, "lessons": {"stored": stored, "again": 0}})
+        of_edge = {name: sum(each) for name, each in sizes.items()}
+        lessons = {"stored": stored, "again": 0, "of_edge": of_edge}
+        cloud = replace(cloud, facts={**cloud.facts, "lessons": lessons})
     facts = _noted(out, now, "forgot", edge=edge)
     facts["levels"] = then.contributions.get("levels", {})
     if half.lessons is None:
@@ -166,7 +169,7 @@ def _with_uploads_of(then: State | None, now: State | None) -> State | None:
     if then is None or now is None or "lessons" not in now.facts:
         return then
     before: Mapping[str, Any] = then.facts.get("lessons", {"again": 0})
-    kept = {"stored": now.facts["lessons"]["stored"], "again": before["again"]}
+    kept = {**now.facts["lessons"], "again": before["again"]}
     return replace(then, facts={**then.facts, "lessons": kept})
 
 
@@ -186,11 +189,14 @@ def _learn_again(learning: Learning, store: Store, uploads: list[dict[str, Any]]
             _log.info("learning again", extra={"steps": done})
 
 
-def _rewritten(store: Store, folder: Path, uploads: list[dict[str, Any]]) -> int:
-    """Write a store with these uploads alone; return how many it holds."""
-    kept = [one["kept"] for one in uploads if one["kept"] is not None]
+def _rewritten(store: Store, folder: Path, uploads: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Write a store with these uploads alone; return the bytes of each, by edge."""
+    sizes: dict[str, list[int]] = {}
     with closing(Store(folder)) as target:
-        for place in kept:
-            target.append(store.payload(place))
+        for one in uploads:
+            if one["kept"] is not None:
+                payload = store.payload(one["kept"])
+                target.append(payload)
+                sizes.setdefault(one["edge"], []).append(len(payload))
         target.flush()
-    return len(kept)
+    return sizes
