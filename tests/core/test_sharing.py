@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor, nn
 
+from eaves.core.net import StagedNet
 from eaves.core.sharing import memory_groups, weights_of
 
 
@@ -33,3 +34,9 @@ def test_tensors_without_memory_share_none() -> None:
 
 def test_weights_are_parameters_and_buffers() -> None:
     assert len(weights_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))) == 2 + 5
+
+
+def test_lazy_weights_have_no_memory_yet() -> None:
+    lazy = nn.LazyLinear(3)
+    assert len(set(memory_groups(weights_of(lazy)).values())) == 2  # weight and bias
+    assert StagedNet([("flat", nn.Flatten()), ("head", lazy)]).names == ("flat", "head")

@@ -5,6 +5,7 @@ from itertools import count
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def memory_groups(tensors: Iterable[Tensor]) -> dict[int, int]:
@@ -47,6 +48,8 @@ def weights_of(module: nn.Module) -> list[Tensor]:
 
 def _span(tensor: Tensor) -> tuple[int, int] | None:
     """Return the addresses of the first byte and of that behind the last one."""
+    if is_lazy(tensor):  # it has no memory before its first input
+        return None
     if tensor.layout != torch.strided or not tensor.numel():
         return None
     try:
