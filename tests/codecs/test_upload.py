@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eaves.codecs.base import parse_codec
-from eaves.codecs.upload import pack_upload, unpack_upload
+from eaves.codecs.upload import checksums, expect_whole, pack_upload, unpack_upload
 from eaves.errors import PayloadError
 
 CODEC = parse_codec("int8+zstd")
@@ -107,3 +107,17 @@ def test_the_limit_reaches_the_features() -> None:
 def test_random_bytes_are_refused(data: bytes, magic: bool) -> None:
     with pytest.raises(PayloadError):
         unpack_upload((b"EAVU" if magic else b"") + data)
+
+
+def test_checksums_tell_messages_apart_and_whole_ones_fit() -> None:
+    one, other_labels = message([1, 2, 3]), message([1, 2, 4])
+    other_features = pack_upload(torch.zeros(3, 3), torch.tensor([1, 2, 3]), CODEC)
+    assert len({checksums(m) for m in (one, other_labels, other_features)}) == 3
+    expect_whole(one)
+    for bit in range(8 * len(one)):
+        damaged = bytearray(one)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PayloadError):
+            expect_whole(bytes(damaged))
+    with pytest.raises(PayloadError, match="cut in its 3 labels"):
+        checksums(one[:12])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eaves.errors import StateError, StorageError
-from eaves.network.spoolfile import Slot, SpoolFile, Tidy
+from eaves.network.spoolfile import Slot, SpoolFile, Tidy, seal
 
 REMOVE = r"remove it, and the -wal and -shm files beside it, to go on without the uploads"
 
@@ -260,3 +260,16 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert file.load(9)[:5] == ([], 0, 0, 0, 0)
         file.write([Slot(1, 3, 3, b"one")], Tidy([], {}, 0), durable=True)
         assert file.read("uploads", 1) == b"one"
+
+
+def test_a_seal_tells_uploads_of_one_length_apart_although_each_ends_with_its_own_crc() -> None:
+    def ending_with_its_crc(content: bytes) -> bytes:
+        return content + zlib.crc32(content).to_bytes(4, "little")
+
+    contents = [ending_with_its_crc(bytes([n]) * 100) for n in range(50)]
+    assert len({zlib.crc32(content) for content in contents}) == 1
+    assert len({seal(7, 4, content) for content in contents}) == 50
+    for bit in range(8 * len(contents[1])):
+        damaged = bytearray(contents[1])
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert seal(7, 4, bytes(damaged)) != seal(7, 4, contents[1])

@@ -13,8 +13,8 @@ from torch import Tensor
 from eaves.codecs.base import parse_codec
 from eaves.codecs.upload import pack_upload
 from eaves.core.roles import Upload
-from eaves.errors import StateError, StorageError
-from eaves.runtime.store import Store
+from eaves.errors import PayloadError, StateError, StorageError
+from eaves.runtime.store import Store, check_store
 
 FilesEndAt = Callable[[int], AbstractContextManager[None]]
 CODEC = parse_codec("fp32")
@@ -81,6 +81,30 @@ def test_a_damaged_upload_is_refused_when_it_is_read(tmp_path: Path) -> None:
         assert numbers([store.read(0)]) == [0, 1, 2]
         with pytest.raises(StateError, match=r"upload 2 of the 2 in .* is damaged"):
             store.read(1)
+
+
+def test_every_flipped_bit_of_an_upload_is_found(tmp_path: Path) -> None:
+    filled(tmp_path, 1).close()
+    content = (tmp_path / "uploads.bin").read_bytes()
+    with closing(Store(tmp_path, keep=1)) as store:
+        for bit in range(8 * len(content)):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            (tmp_path / "uploads.bin").write_bytes(damaged)
+            with pytest.raises(StateError, match="damaged"):
+                store.read(0)
+            with pytest.raises(StateError, match="damaged"):
+                store.payload(0)
+            with pytest.raises(StateError, match="damaged"):
+                check_store(tmp_path, keep=1)
+
+
+def test_what_is_no_upload_is_not_stored(tmp_path: Path) -> None:
+    with closing(filled(tmp_path, 1)) as store:
+        with pytest.raises(PayloadError, match="expected an upload"):
+            store.append(b"nothing")
+        assert len(store) == 1
+        assert store.size_bytes == len(payload(0))
 
 
 def test_two_uploads_of_one_length_that_changed_places_are_refused(tmp_path: Path) -> None:

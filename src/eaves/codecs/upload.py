@@ -57,6 +57,29 @@ def pack_upload(features: Tensor, labels: Tensor, codec: Codec) -> bytes:
     return b"".join((head, _CRC.pack(zlib.crc32(head)), *payload))
 
 
+def checksums(data: Buffer) -> tuple[int, int]:
+    """Return the checksums that a message holds, of its labels and of its features.
+
+    They say which message it is; that they fit is for :func:`expect_whole`.
+
+    Raises:
+        PayloadError: it is no message, or cut in its labels.
+    """
+    data = memoryview(data).cast("B")
+    end = _labels_end(data)
+    return _CRC.unpack_from(data, end)[0], _CRC.unpack_from(data, len(data) - _CRC.size)[0]
+
+
+def expect_whole(data: Buffer) -> None:
+    """Raise a :class:`PayloadError` where a message has changed; it is not decoded."""
+    data = memoryview(data).cast("B")
+    of_labels, of_features = checksums(data)
+    end = _labels_end(data)
+    start, stop = end + _CRC.size, len(data) - _CRC.size
+    if zlib.crc32(data[:end]) != of_labels or zlib.crc32(data[start:stop]) != of_features:
+        raise PayloadError("a checksum does not fit; send the upload again")
+
+
 def unpack_upload(
     data: Buffer,
     *,
@@ -76,20 +99,8 @@ def unpack_upload(
     tensor([  3, 260])
     """
     data = memoryview(data).cast("B")
-    if len(data) < _HEAD.size or data[:4] != _MAGIC:
-        raise PayloadError(
-            f"expected an upload beginning with {_MAGIC!r}, got {len(data)} bytes beginning with "
-            f"{bytes(data[:4])!r}; is the sender an Eaves edge?"
-        )
-    _, version, width, count = _HEAD.unpack_from(data)
-    if version != _VERSION or width not in _WIDTHS:
-        raise PayloadError(
-            f"expected an upload of version {_VERSION} with labels of 1, 2, 4 or 8 bytes, got "
-            f"version {version} with {width}; install the same Eaves on both sides"
-        )
-    end = _HEAD.size + count * width
-    if len(data) < end + _CRC.size:
-        raise PayloadError(f"an upload of {len(data)} bytes is cut in its {count} labels")
+    end = _labels_end(data)
+    _, _, width, count = _HEAD.unpack_from(data)
     if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
         raise PayloadError("the checksum of the labels does not fit; send the upload again")
 
@@ -106,3 +117,22 @@ def unpack_upload(
     if values_B.max() > np.iinfo(np.int64).max:
         raise PayloadError(f"expected labels below 2^63, got {values_B.max()}")
     return features, torch.from_numpy(values_B.astype(np.int64))
+
+
+def _labels_end(data: memoryview) -> int:
+    """Return where the labels of a message end, before their checksum."""
+    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        raise PayloadError(
+            f"expected an upload beginning with {_MAGIC!r}, got {len(data)} bytes beginning with "
+            f"{bytes(data[:4])!r}; is the sender an Eaves edge?"
+        )
+    _, version, width, count = _HEAD.unpack_from(data)
+    if version != _VERSION or width not in _WIDTHS:
+        raise PayloadError(
+            f"expected an upload of version {_VERSION} with labels of 1, 2, 4 or 8 bytes, got "
+            f"version {version} with {width}; install the same Eaves on both sides"
+        )
+    end = _HEAD.size + count * width
+    if len(data) < end + _CRC.size:
+        raise PayloadError(f"an upload of {len(data)} bytes is cut in its {count} labels")
+    return int(end)

@@ -1,9 +1,10 @@
 """Uploads kept on the cloud's disk: features that travelled once and are learned from many times.
 
 ``uploads.bin`` holds the payloads one after the other. ``uploads.idx`` begins with "EAVSTOR2" and
-has, for each of them, its length (uint64, little-endian), its checksum (BLAKE2, 32 bits), and that
-of its number, its length and this: an entry that is damaged, or in the place of another, does not
-pass for one. A CRC would be of no use: payloads end with their own, and then it is always the same.
+has, for each of them, its length (uint64, little-endian), a mark of the checksums that are in the
+payload itself (CRC-32), and the CRC-32 of its number, its length and this: an entry that is
+damaged, or in the place of another, does not pass for one. So nothing is summed twice on the way
+in; on the way out, the payload has to fit its own checksums, and those the index.
 Both only grow, so a crash costs at most the last upload. Nobody but their user can read them.
 """
 
@@ -11,23 +12,26 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Final, final
+from zlib import crc32
 
 import numpy as np
 import torch
 
-from eaves.codecs.upload import unpack_upload
+from eaves.codecs.contract import Buffer
+from eaves.codecs.upload import checksums, expect_whole, unpack_upload
 from eaves.core.roles import Upload
-from eaves.errors import StateError, StorageError
+from eaves.errors import PayloadError, StateError, StorageError
 from eaves.runtime.files import write_atomically
 
 _WINDOW: Final = 16  # payloads that are mixed with each other; bounds the memory of an epoch
 _MAGIC: Final = b"EAVSTOR2"
-_ENTRY: Final = np.dtype([("length", "<u8"), ("digest", "<u4"), ("check", "<u4")])
+_ENTRY: Final = np.dtype([("length", "<u8"), ("mark", "<u4"), ("check", "<u4")])
+_PACKED: Final = struct.Struct("<QII")
 _OLD_ENTRY: Final = np.dtype("<u8")  # the length alone, without a beginning
 _NUMBERED: Final = struct.Struct("<QQI")
+_TWO: Final = struct.Struct("<II")
 _MODE: Final = 0o600  # features and labels are in it
 
 
@@ -49,7 +53,7 @@ class Store:
             with ExitStack() as opened:
                 self._data = opened.enter_context(_open(folder / "uploads.bin"))
                 self._index = opened.enter_context(_open(folder / "uploads.idx"))
-                self._ends, self._digests = self._first(keep, folder)
+                self._ends, self._marks = self._first(keep, folder)
                 self._data.truncate(self.size_bytes)
                 self._index.truncate(len(_MAGIC) + keep * _ENTRY.itemsize)
                 if not keep:  # the file may be new
@@ -68,15 +72,15 @@ class Store:
         return self._ends[-1] if self._ends else 0
 
     def append(self, payload: bytes) -> None:
-        """Add one payload at the end."""
+        """Add one payload at the end; raises :class:`PayloadError` for what is no upload."""
+        mark = _mark(payload)
         try:
-            digest = _digest(payload)
             self._data.write(payload)
-            self._index.write(_entry(len(self), len(payload), digest))
+            self._index.write(_entry(len(self), len(payload), mark))
         except OSError as error:
             raise StorageError(f"cannot store an upload: {error.strerror}") from error
         self._ends.append(self.size_bytes + len(payload))
-        self._digests.append(digest)
+        self._marks.append(mark)
 
     def flush(self) -> None:
         """Force what was appended to the disk."""
@@ -93,20 +97,36 @@ class Store:
         Raises:
             StateError: it has changed since it was stored; the message says which one it is.
         """
-        return Upload(*unpack_upload(self.payload(i)))
+        content = self._content(i)
+        try:
+            return Upload(*unpack_upload(content))
+        except PayloadError as error:
+            raise self._damaged(i) from error
 
     def payload(self, i: int) -> bytes:
         """Return the i-th upload as it was stored; raises as :meth:`read` does."""
+        content = self._content(i)
+        if not _is_whole(content, self._marks[i]):
+            raise self._damaged(i)
+        return content
+
+    def _content(self, i: int) -> bytes:
+        """Return the i-th upload, whose checksums are those it was stored with, if they fit it."""
         start = self._ends[i - 1] if i else 0
         self._data.flush()
         content = os.pread(self._data.fileno(), self._ends[i] - start, start)
-        if _digest(content) != self._digests[i]:
-            raise StateError(
-                f"upload {i + 1} of the {len(self)} in {self._folder} is damaged: bring the folder "
-                "back from a copy, or remove the cloud's folder and start all edges with "
-                "--overwrite"
-            )
-        return content
+        try:
+            if _mark(content) == self._marks[i]:
+                return content
+        except PayloadError as error:
+            raise self._damaged(i) from error
+        raise self._damaged(i)
+
+    def _damaged(self, i: int) -> StateError:
+        return StateError(
+            f"upload {i + 1} of the {len(self)} in {self._folder} is damaged: bring the folder "
+            "back from a copy, or remove the cloud's folder and start all edges with --overwrite"
+        )
 
     def epoch(self, *, seed: int, epoch: int, steps: int, start: int = 0) -> Iterator[Upload]:
         """Yield batches ``start`` to ``steps`` of one epoch, mixed anew by (seed, epoch).
@@ -135,7 +155,7 @@ class Store:
                 file.close()
 
     def _first(self, keep: int, folder: Path) -> tuple[list[int], list[int]]:
-        """Return where each of the first ``keep`` payloads ends, and its checksum."""
+        """Return where each of the first ``keep`` payloads ends, and its mark."""
         stored = os.fstat(self._data.fileno()).st_size
         self._index.seek(0)
         found = read_index(self._index.read(len(_MAGIC) + keep * _ENTRY.itemsize))
@@ -146,18 +166,18 @@ class Store:
                 f"{folder} holds {whole} whole uploads, expected {keep}: "
                 "it is damaged or belongs to another run"
             )
-        return ends, found["digest"].tolist()
+        return ends, found["mark"].tolist()
 
 
 def read_index(content: bytes) -> "np.ndarray[Any, np.dtype[np.void]]":
-    """Return the whole entries at the beginning of an index: ``length`` and ``digest`` of each."""
+    """Return the whole entries at the beginning of an index: ``length`` and ``mark`` of each."""
     if not content.startswith(_MAGIC):
         return np.empty(0, _ENTRY)
     count = (len(content) - len(_MAGIC)) // _ENTRY.itemsize  # a crash may have cut the last one
     entries = np.frombuffer(content, _ENTRY, count, len(_MAGIC))
-    for i, (length, digest, _) in enumerate(entries.tolist()):
+    for i, (length, mark, _) in enumerate(entries.tolist()):
         # A huge one would make a sum of lengths overflow.
-        if length >= 2**48 or _entry(i, length, digest) != entries[i].tobytes():
+        if length >= 2**48 or _entry(i, length, mark) != entries[i].tobytes():
             return entries[:i]
     return entries
 
@@ -176,8 +196,8 @@ def check_store(folder: Path, *, keep: int | None) -> tuple[int, int]:
         raise StateError(f"{folder} has no checksums, or a damaged index: an older Eaves wrote it")
     entries, total, bad = read_index(content), 0, []
     with (folder / "uploads.bin").open("rb") as file:
-        for i, (length, digest, _) in enumerate(entries.tolist()[:keep]):
-            if _digest(file.read(length)) != digest:
+        for i, (length, mark, _) in enumerate(entries.tolist()[:keep]):
+            if not _is_whole(file.read(length), mark):
                 bad.append(i + 1)
             total += length
     if bad or len(entries) < (keep or 0):
@@ -189,13 +209,21 @@ def check_store(folder: Path, *, keep: int | None) -> tuple[int, int]:
     return len(entries) if keep is None else keep, total
 
 
-def _entry(i: int, length: int, digest: int) -> bytes:
-    check = _digest(_NUMBERED.pack(i, length, digest))
-    return np.array([(length, digest, check)], _ENTRY).tobytes()
+def _entry(i: int, length: int, mark: int) -> bytes:
+    return _PACKED.pack(length, mark, crc32(_NUMBERED.pack(i, length, mark)))
 
 
-def _digest(content: bytes) -> int:
-    return int.from_bytes(blake2b(content, digest_size=4).digest(), "little")
+def _mark(content: Buffer) -> int:
+    """Return what tells an upload from others; raises a :class:`PayloadError` for what is none."""
+    return crc32(_TWO.pack(*checksums(content)))
+
+
+def _is_whole(content: bytes, mark: int) -> bool:
+    try:
+        expect_whole(content)
+        return _mark(content) == mark
+    except PayloadError:
+        return False
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -218,7 +246,10 @@ def _bring_up_to_date(folder: Path) -> None:
             left -= length
             if left < 0:
                 break
-            entries.append(_entry(i, length, _digest(file.read(length))))
+            try:
+                entries.append(_entry(i, length, _mark(file.read(length))))
+            except PayloadError:  # it is missing, if it should be there
+                break
     write_atomically(index, b"".join(entries), mode=_MODE)
 
 
