@@ -100,7 +100,7 @@ def build_job(
     wire = wire_of(config)
     dataset = _loaded(config, trains=trains)
     _refuse_few_examples(config, len(dataset.train))
-    steps = _steps(config, steps_per_epoch(len(dataset.train), config.batch_size))
+    steps = steps_of(config, len(dataset.train))
     config, choice = _settled(config, dataset, steps, net, trains=trains)
     built = build_method(
         config,
@@ -324,6 +324,11 @@ def _steps(config: TrainConfig, epoch: int) -> Steps:
         edge=_capped(config, config.epochs * epoch),
         cloud=_capped(config, cloud_epochs * epoch),
     )
+
+
+def steps_of(config: TrainConfig, train_examples: int) -> Steps:
+    """Return the steps of a run with so many training examples."""
+    return _steps(config, steps_per_epoch(train_examples, config.batch_size))
 
 
 def uploads_of(config: TrainConfig, train_examples: int) -> int:
