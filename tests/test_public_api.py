@@ -132,6 +132,7 @@ TRAIN_CONFIG = {
     "send": ("str", "auto"),
     "copies": ("int", 1),
     "cloud_epochs": ("int or None", None),
+    "feature_augment": ("str", "none"),
     "edge_slowdown": ("float", 1.0),
     "epochs": ("int", 10),
     "max_steps": ("int or None", None),

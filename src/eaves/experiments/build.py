@@ -224,6 +224,7 @@ def build_method(
         mixed=_mixed(config, secret=secret) if config.mixes else None,
         tuning=_tuning(config, steps) if config.tunes else None,
     )
+    _refuse_flat_features(config, setup)
     if not config.hides:
         method = METHODS[config.method](setup)
         return Built(method=method, cut=cut, hiding=None, privacy=None, net=known)
@@ -237,6 +238,17 @@ def build_method(
         privacy=privacy_facts(config, hiding, shape),
         net=known,
     )
+
+
+def _refuse_flat_features(config: TrainConfig, setup: Setup) -> None:
+    if config.feature_augment == "none":
+        return
+    shape = setup.feature_shape()
+    if len(shape) != 3 or shape[-1] < 2:
+        raise ConfigError(
+            f"--feature-augment {config.feature_augment} is for feature maps of channels, height "
+            f"and width; those at this cut are {'x'.join(map(str, shape))}: leave it out"
+        )
 
 
 def _normalise(interface: Interface) -> Normalise:

@@ -43,6 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
     "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
+    "feature_augment": ("none", "flip", "crop", "crop-flip", "shift"),
     "precision": ("fp32", "bf16", "auto"),
     "optimiser": ("auto", "sgd", "adam"),
 }
@@ -107,6 +108,9 @@ class TrainConfig:
     """With --send once: how many differently augmented copies of each example are sent."""
     cloud_epochs: int | None = None
     """With --send once, and methods that hide: epochs of the cloud; by default --epochs."""
+    feature_augment: str = "none"
+    """With --send once: how the cloud augments feature maps when it learns from them again: none,
+    flip, crop, crop-flip or shift. Measured: a lower loss, and no higher accuracy."""
     edge_slowdown: float = 1.0
     """The edge device takes this many times as long as this machine."""
     epochs: int = 10
@@ -175,6 +179,11 @@ class TrainConfig:
             )
         if self.copies > 1 and not self.sends_once:
             raise ConfigError("--copies needs --send once")
+        if self.feature_augment != "none" and not (self.sends_once and self.method != "full-cloud"):
+            raise ConfigError(
+                "--feature-augment needs --send once, and a method that sends features: full-cloud "
+                "augments the inputs themselves, as --augment says"
+            )
         if self.cloud_epochs is not None and not (self.sends_once or self.method in HIDING):
             raise ConfigError("--cloud-epochs needs --send once")
         if self.copies > (self.cloud_epochs or self.epochs):
