@@ -26,6 +26,7 @@ from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.planconfig import DeviceConfig, PlanConfig, ProfileConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.siameseconfig import SiameseConfig
+from eaves.report.tables import better_text
 from eaves.runtime.sealed import unsealed_json
 
 SHORT = ["train", "--train-samples", "64", "--batch-size", "16", "--epochs", "2"]
@@ -293,6 +294,16 @@ def test_a_comparison_is_one_table_and_a_folder_for_each_run(eaves: Eaves, tmp_p
     again = eaves("train", "--resume", out)  # all is there: nothing is trained again
     assert again == ended
     assert (out / "split" / "record.json").read_bytes() == before
+
+
+def test_it_is_said_after_the_table_which_half_is_better(eaves: Eaves, tmp_path: Path) -> None:
+    ended = eaves(*SHORT, "--compare", "full-cloud", "--out", tmp_path)
+    record = json.loads((tmp_path / "record.json").read_bytes())
+    assert record["better"]["half"] in ("exit", "cloud", "equal within the interval")
+    said = [
+        line for line in ended.out.splitlines() if line.startswith(("hier", "full")) and ":" in line
+    ]
+    assert said == [f"hierarchical: {better_text(record)}"]  # full-cloud has one half only
 
 
 def test_json_prints_the_record_of_the_method_last(eaves: Eaves, tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ TRAIN_CONFIG = {
     "send": ("str", "auto"),
     "copies": ("int", 1),
     "cloud_epochs": ("int or None", None),
+    "feature_augment": ("str", "none"),
     "edge_slowdown": ("float", 1.0),
     "epochs": ("int", 10),
     "max_steps": ("int or None", None),
@@ -148,6 +149,7 @@ TRAIN_CONFIG = {
     "mixing": ("MixingConfig", MISSING),
     "siamese": ("SiameseConfig", MISSING),
     "compare": ("str", ""),
+    "sweep": ("str", ""),
     "out": ("Path", Path("runs/latest")),
 }
 # Settings of mixing: keys of the table [mixing], and flags of eaves train as they are.
@@ -340,7 +342,7 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
 RUN_RECORD = [
     *("method", "net", "cut", "data", "codec", "link", "send", "epochs", "steps", "samples"),
     *("train_size", "seed", "config_hash", "config", "versions", "hardware", "accuracy"),
-    *("time", "bytes", "memory", "complete", "privacy", "network", "notices", "checksum"),
+    *("time", "bytes", "memory", "complete", "privacy", "network", "better", "notices", "checksum"),
     *("identity", "format"),
 ]
 RUN_RECORD_METHODS = ["as_json", "to_line"]
@@ -546,6 +548,7 @@ def test_fields_of_a_record() -> None:
     assert {f.name: f.default for f in fields(eaves.RunRecord) if f.default is not MISSING} == {
         "privacy": None,
         "network": None,
+        "better": None,
         "checksum": "",
         "identity": None,
         "format": 1,

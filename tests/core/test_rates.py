@@ -64,3 +64,24 @@ def test_counts_that_cannot_be_are_refused(successes: int, n: int) -> None:
 
 def test_a_rate_becomes_json_by_name() -> None:
     assert Rate(0.5, 0.25, 0.75, 8).as_json() == {"value": 0.5, "low": 0.25, "high": 0.75, "n": 8}
+
+
+# Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+# Medicine 17 (1998), Table II, method 10.
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+    ],
+)
+def test_the_interval_of_a_difference_is_the_published_one(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    a, b = Rate.of(*first), Rate.of(*second)
+    gap, below, above = a.minus(b)
+    assert gap == a.value - b.value
+    assert (round(below, 4), round(above, 4)) == (low, high)
+    assert b.minus(a) == pytest.approx((-gap, -above, -below))

@@ -154,7 +154,13 @@ def _halves(*folders: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"copies": 2, "cloud_epochs": 5}, {"method": "full-cloud", "max_steps": 9}]
+    "changes",
+    [
+        {},
+        {"copies": 2, "cloud_epochs": 5},
+        {"method": "full-cloud", "max_steps": 9},
+        {"feature_augment": "crop-flip"},
+    ],
 )
 def test_sending_once_ends_with_the_weights_and_the_record_of_one_process(
     tmp_path: Path, cloud_of: CloudOf, changes: dict[str, Any]

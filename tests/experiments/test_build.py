@@ -94,6 +94,11 @@ def test_weights_follow_from_the_seed() -> None:
         ({"cut": "conv9"}, CutError, "unknown cut 'conv9'; choose from: conv1, conv2, conv3"),
         ({"data": "digit"}, ConfigError, "unknown data set 'digit'; choose from: digits, "),
         ({"codec": "int9"}, ConfigError, "unknown codec stage 'int9'; choose from: int"),
+        (
+            {"feature_augment": "flip", "send": "once", "bottleneck": "4x1x1"},
+            ConfigError,
+            "--feature-augment flip is for feature maps .* those at this cut are 4x1x1: leave it",
+        ),
         ({"bottleneck": 64}, ConfigError, "expected a bottleneck of 1 to 63 channels"),
         ({"net": "vgg16"}, ConfigError, "vgg16 needs images of at least 32x32"),
         ({"image_size": 64}, ConfigError, "digits"),

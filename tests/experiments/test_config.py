@@ -125,6 +125,12 @@ def test_the_hash_counts_what_the_result_depends_on_and_nothing_else() -> None:
         ({"threads": 1.5}, r"expected --threads of 1 or more, got 1\.5"),
         ({"lr": 0.0}, "expected --lr from 1e-09 to 1000, got 0"),
         ({"lr": float("nan")}, "expected --lr from 1e-09 to 1000, got nan"),
+        ({"feature_augment": "flip"}, "--feature-augment needs --send once, and a method that"),
+        (
+            {"feature_augment": "flip", "send": "once", "method": "full-cloud"},
+            "full-cloud augments the inputs themselves",
+        ),
+        ({"feature_augment": "flop", "send": "once"}, "unknown feature-augment 'flop'; choose"),
         ({"edge_slowdown": 0.5}, r"expected --edge-slowdown from 1 to 10000, got 0\.5"),
         ({"checkpoint_s": float("inf")}, "expected --checkpoint-s from 0 to 1e.09, got inf"),
         ({"checkpoint_s": -1.0}, "expected --checkpoint-s from 0"),

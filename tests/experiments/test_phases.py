@@ -105,10 +105,11 @@ def test_an_edge_that_hides_learns_alone_and_sends_no_byte(keeps: bool) -> None:
 
 @final
 class Noting(CloudLearner):
-    """Note the features that it is given."""
+    """Note the features that it is given; after so many set an event."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event | None = None, at: int = 0):
         self.given: list[Tensor] = []
+        self._stop, self._at = stop or threading.Event(), at
 
     @property
     def part(self) -> None:
@@ -116,6 +117,8 @@ class Noting(CloudLearner):
 
     def step(self, upload: Upload) -> tuple[Tensor | None, Losses]:
         self.given.append(upload.features)
+        if len(self.given) == self._at:
+            self._stop.set()
         return None, {}
 
 
@@ -134,3 +137,38 @@ def test_inputs_sent_once_are_augmented_in_the_cloud() -> None:
     assert not torch.equal(first, x)
     assert not torch.equal(first, given["crop", 1][0])
     assert first.shape == x.shape
+
+
+def learnt(config: TrainConfig, store: Store, first: int, last: int) -> list[Tensor]:
+    """Return the features that a cloud learns from again in these steps."""
+    job, stop = build_job(config), threading.Event()
+    cloud = Noting(stop, last - first)
+    job = replace(job, method=replace(job.method, cloud=cloud))
+    again = phases_of(job, store)[-1]
+    assert again.name == "cloud"
+    list(again.start(first, Totals(), stop))
+    return cloud.given
+
+
+def test_features_learnt_from_again_are_augmented_by_seed_and_step(store: Store) -> None:
+    plain = replace(TINY, send="once")
+    job = build_job(plain)
+    sends = {phase.name: phase for phase in phases_of(job, store)}["send"]
+    list(sends.start(0, Totals(), threading.Event()))
+    changed = replace(plain, feature_augment="crop-flip")
+    as_they_came, whole = learnt(plain, store, 0, 8), learnt(changed, store, 0, 8)
+    assert len(whole) == len(as_they_came) == 8
+    assert not any(torch.equal(a, b) for a, b in zip(whole, as_they_came, strict=True))
+    assert [x.shape for x in whole] == [x.shape for x in as_they_came]
+    for cut in (1, 4, 5):  # interrupted and resumed, within an epoch and between two
+        resumed = learnt(changed, store, 0, cut) + learnt(changed, store, cut, 8)
+        assert all(torch.equal(a, b) for a, b in zip(resumed, whole, strict=True))
+    other = learnt(replace(changed, feature_augment="flip"), store, 0, 8)
+    pairs = zip(other, as_they_came, strict=True)
+    for flipped, x in pairs:  # each image is as it was, or a mirror image
+        mirrored = x.flip(3)
+        same = [
+            torch.equal(f, a) or torch.equal(f, b)
+            for f, a, b in zip(flipped, x, mirrored, strict=True)
+        ]
+        assert all(same)

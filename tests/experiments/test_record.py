@@ -8,7 +8,7 @@ from eaves.core.rates import Rate
 from eaves.errors import StateError
 from eaves.experiments.build import build_job
 from eaves.experiments.config import TrainConfig
-from eaves.experiments.record import RunRecord, read_record, record_of
+from eaves.experiments.record import RunRecord, better_of, read_record, record_of
 from eaves.experiments.run import run
 from eaves.runtime.meters import Meter, Totals
 from eaves.runtime.sealed import unsealed_json
@@ -72,11 +72,12 @@ def test_a_record_is_read_back_and_a_newer_one_is_refused(tmp_path: Path) -> Non
     assert read_record(tmp_path) == record
     written = unsealed_json(path.read_bytes())
     assert written["format"] == 1
-    older = {k: v for k, v in written.items() if k not in ("format", "identity")}
+    later = ("format", "identity", "better")
+    older = {k: v for k, v in written.items() if k not in later}
     path.write_text(json.dumps(older))  # as older versions wrote it
     found = read_record(tmp_path)
     assert found is not None
-    assert found.as_json() == written | {"identity": None}
+    assert found.as_json() == written | {"identity": None, "better": None}
     for content in ("", "[]", '{"complete": true}'):
         path.write_text(content)
         assert read_record(tmp_path) is None
@@ -86,3 +87,33 @@ def test_a_record_is_read_back_and_a_newer_one_is_refused(tmp_path: Path) -> Non
     for resume in (False, True):
         with pytest.raises(StateError, match="a newer Eaves"):
             list(run(TrainConfig(train_samples=32, epochs=1, out=tmp_path), resume=resume))
+
+
+@pytest.mark.parametrize(
+    ("cloud", "early", "half"),
+    [
+        (7020, 7340, "exit"),
+        (8330, 8080, "cloud"),
+        (7020, 7040, "equal within the interval"),
+        (0, 0, "equal within the interval"),
+        (10_000, 10_000, "equal within the interval"),
+    ],
+)
+def test_it_is_said_which_half_is_better(cloud: int, early: int, half: str) -> None:
+    rates: dict[str, Rate | None] = {
+        "cloud": Rate.of(cloud, 10_000),
+        "exit": Rate.of(early, 10_000),
+    }
+    better = record_of(build_job(TINY), TOTALS, 8, rates, complete=True).better
+    assert better is not None
+    assert better["half"] == half
+    assert better["by"] == pytest.approx((early - cloud) / 10_000)
+    assert (better["low"] > 0, better["high"] < 0) == (half == "exit", half == "cloud")
+    assert better["n"] == 10_000
+
+
+@pytest.mark.parametrize("missing", ["cloud", "exit"])
+def test_with_one_half_there_is_no_better_one(missing: str) -> None:
+    rates: dict[str, Rate | None] = {"cloud": Rate.of(9, 10), "exit": Rate.of(9, 10)}
+    assert better_of(rates) is not None
+    assert better_of({**rates, missing: None}) is None

@@ -13,7 +13,7 @@ from typing import Any, final
 import pytest
 import torch
 from tests.network.conftest import FP32, wait_until
-from torch import nn
+from torch import Tensor, nn
 
 from eaves.codecs.upload import pack_upload, unpack_upload
 from eaves.core.optimise import OneCycle, Optimised
@@ -118,6 +118,32 @@ def test_the_order_is_that_of_a_store_wherever_it_was_interrupted(
         assert facts == {"stored": UPLOADS, "again": cut}
         with opened(tmp_path, facts, copies=copies) as lessons:
             assert found + drawn(lessons, len(expected) - cut) == expected
+
+
+def test_what_is_learnt_again_is_changed_by_its_step_wherever_it_was_interrupted(
+    tmp_path: Path,
+) -> None:
+    def change(upload: Upload, step: int) -> Upload:
+        return Upload(upload.features + 1000 * step, upload.labels)
+
+    def following(
+        facts: dict[str, Any] | None, batches: int
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        with closing(Lessons(rounds(tmp_path), change)) as lessons:
+            lessons.open(facts)
+            for seq in range(0 if facts else UPLOADS):
+                lessons.keep(payload(seq))
+            return [lessons.next().features for _ in range(batches)], lessons.facts()
+
+    _, begun = following(None, 0)
+    whole, _ = following(begun, 6)
+    with opened(tmp_path, begun) as plain:
+        came = [plain.next().features for _ in range(6)]
+    for step, (x, given) in enumerate(zip(came, whole, strict=True)):
+        assert torch.equal(given, x + 1000 * step)
+    first, facts = following(begun, 5)
+    rest, _ = following(facts, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first + rest, whole, strict=True))
 
 
 def test_an_upload_that_comes_late_is_part_of_what_follows(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eaves.report.tables import comparison_table, epochs_of, seconds_per_epoch
+from eaves.core.rates import Rate
+from eaves.experiments.record import better_of
+from eaves.report.tables import better_text, comparison_table, epochs_of, seconds_per_epoch
 
 RATE = {"value": 0.95, "low": 0.92, "high": 0.97, "n": 360}
 RECORD: dict[str, Any] = {
@@ -93,3 +95,22 @@ def test_what_there_is_not_is_a_dash() -> None:
 def test_bytes_are_readable(size_bytes: float, text: str) -> None:
     found = printed({"split": record(samples=1408, bytes=RECORD["bytes"] | {"down": size_bytes})})
     assert text in found
+
+
+def said(cloud: int, early: int, **changes: Any) -> str:
+    rates = {"cloud": Rate.of(cloud, 10_000), "exit": Rate.of(early, 10_000)}
+    return better_text(record(better=better_of(rates), **changes))
+
+
+def test_an_exit_that_is_better_is_said_with_what_to_do() -> None:
+    once = said(7020, 7340, send="once")
+    assert once.startswith("the exit is better than the cloud by 3.2 points (95 % interval 2.0 to")
+    for advice in ("--cloud None", "eaves calibrate", "--send every-epoch"):
+        assert advice in once
+    assert "--send every-epoch" not in said(7020, 7340, send="every-epoch")
+
+
+def test_a_cloud_that_is_better_or_equal_is_said_too() -> None:
+    assert said(8330, 8080).startswith("the cloud is better than the exit by 2.5 points (95 % int")
+    assert said(7020, 7040).startswith("cloud and exit are equal within the interval")
+    assert better_text(record(better=None)) == better_text(RECORD) == ""

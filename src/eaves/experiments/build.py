@@ -100,7 +100,7 @@ def build_job(
     wire = wire_of(config)
     dataset = _loaded(config, trains=trains)
     _refuse_few_examples(config, len(dataset.train))
-    steps = _steps(config, steps_per_epoch(len(dataset.train), config.batch_size))
+    steps = steps_of(config, len(dataset.train))
     config, choice = _settled(config, dataset, steps, net, trains=trains)
     built = build_method(
         config,
@@ -224,6 +224,7 @@ def build_method(
         mixed=_mixed(config, secret=secret) if config.mixes else None,
         tuning=_tuning(config, steps) if config.tunes else None,
     )
+    _refuse_flat_features(config, setup)
     if not config.hides:
         method = METHODS[config.method](setup)
         return Built(method=method, cut=cut, hiding=None, privacy=None, net=known)
@@ -237,6 +238,17 @@ def build_method(
         privacy=privacy_facts(config, hiding, shape),
         net=known,
     )
+
+
+def _refuse_flat_features(config: TrainConfig, setup: Setup) -> None:
+    if config.feature_augment == "none":
+        return
+    shape = setup.feature_shape()
+    if len(shape) != 3 or shape[-1] < 2:
+        raise ConfigError(
+            f"--feature-augment {config.feature_augment} is for feature maps of channels, height "
+            f"and width; those at this cut are {'x'.join(map(str, shape))}: leave it out"
+        )
 
 
 def _normalise(interface: Interface) -> Normalise:
@@ -324,6 +336,11 @@ def _steps(config: TrainConfig, epoch: int) -> Steps:
         edge=_capped(config, config.epochs * epoch),
         cloud=_capped(config, cloud_epochs * epoch),
     )
+
+
+def steps_of(config: TrainConfig, train_examples: int) -> Steps:
+    """Return the steps of a run with so many training examples."""
+    return _steps(config, steps_per_epoch(train_examples, config.batch_size))
 
 
 def uploads_of(config: TrainConfig, train_examples: int) -> int:

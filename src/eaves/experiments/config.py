@@ -43,6 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
     "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
+    "feature_augment": ("none", "flip", "crop", "crop-flip", "shift"),
     "precision": ("fp32", "bf16", "auto"),
     "optimiser": ("auto", "sgd", "adam"),
 }
@@ -50,7 +51,7 @@ HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
 """Methods that hide private attributes."""
 _ONCE = ("hierarchical", "full-cloud", *HIDING)
 # What a run produces does not depend on these, so they are not part of its hash.
-_NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare")
+_NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare", "sweep")
 _PLACES = ("data_root", "out")
 
 
@@ -107,6 +108,9 @@ class TrainConfig:
     """With --send once: how many differently augmented copies of each example are sent."""
     cloud_epochs: int | None = None
     """With --send once, and methods that hide: epochs of the cloud; by default --epochs."""
+    feature_augment: str = "none"
+    """With --send once: how the cloud augments feature maps when it learns from them again: none,
+    flip, crop, crop-flip or shift. Measured: a lower loss, and no higher accuracy."""
     edge_slowdown: float = 1.0
     """The edge device takes this many times as long as this machine."""
     epochs: int = 10
@@ -139,6 +143,10 @@ class TrainConfig:
     compare: str = ""
     """Also run these, under the same conditions, and print one table: METHOD or METHOD:VARIANT with
     commas between, where a variant is a codec or `once`: full-cloud,full-cloud:png,split."""
+    sweep: str = ""
+    """Train and audit each combination of these settings, in a folder of its own under --out, and
+    draw task accuracy against the best attack: 'noise=0.5,1,2 bottleneck=4x2x2,8x4x4'. For methods
+    that hide; the same command goes on with a sweep that was interrupted."""
     out: Path = Path("runs/latest")
     """Folder for the record, the bundle and the checkpoint."""
 
@@ -171,6 +179,11 @@ class TrainConfig:
             )
         if self.copies > 1 and not self.sends_once:
             raise ConfigError("--copies needs --send once")
+        if self.feature_augment != "none" and not (self.sends_once and self.method != "full-cloud"):
+            raise ConfigError(
+                "--feature-augment needs --send once, and a method that sends features: full-cloud "
+                "augments the inputs themselves, as --augment says"
+            )
         if self.cloud_epochs is not None and not (self.sends_once or self.method in HIDING):
             raise ConfigError("--cloud-epochs needs --send once")
         if self.copies > (self.cloud_epochs or self.epochs):

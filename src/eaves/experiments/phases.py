@@ -13,7 +13,7 @@ once           ``edge``: the edge trains alone (not full-cloud);
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import final
 
 import torch
@@ -24,6 +24,7 @@ from eaves.core.roles import Batch, CloudLearner, EdgeLearner, Losses, Upload
 from eaves.data.augment import augment_named, crop_flip
 from eaves.data.batches import batches
 from eaves.experiments.build import Job
+from eaves.experiments.config import TrainConfig
 from eaves.methods.setup import Lesson
 from eaves.runtime.meters import Totals
 from eaves.runtime.pipeline import Pipeline
@@ -123,6 +124,23 @@ class AugmentedInputs(CloudLearner):
         return self._inner.step(Upload(inputs, upload.labels))
 
 
+def augmented_again(config: TrainConfig) -> Callable[[Upload, int], Upload] | None:
+    """Return what is done to the uploads that a cloud learns from again, by (seed, step).
+
+    ``step`` counts those steps from 0. None: they are taken as they came.
+    """
+    augment = augment_named(config.feature_augment)
+    if config.feature_augment == "none":
+        return None
+
+    def change(upload: Upload, step: int) -> Upload:
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**32)
+        features = crop_flip(upload.features, augment, generator=generator)
+        return Upload(features, upload.labels)
+
+    return change
+
+
 def _pipelined(
     job: Job, phase: EdgePhase, cloud: CloudLearner | None, store: Store | None
 ) -> Phase:
@@ -172,7 +190,11 @@ def _replayed(job: Job, steps: int, cloud: CloudLearner, store: Store) -> Phase:
             return store.epoch(seed=job.config.seed, epoch=number, steps=per_epoch, start=start_at)
 
         epochs = range(first_step // per_epoch, -(-steps // per_epoch))
-        uploads = islice(chain.from_iterable(epoch(k) for k in epochs), steps - first_step)
+        uploads: Iterator[Upload] = islice(
+            chain.from_iterable(epoch(k) for k in epochs), steps - first_step
+        )
+        if (change := augmented_again(job.config)) is not None:
+            uploads = map(change, uploads, count(first_step))
         return replay(
             cloud,
             uploads,

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -53,6 +54,8 @@ class RunRecord:
     """What was hidden, by which noise, and what that proves; None where nothing was."""
     network: dict[str, Any] | None = None
     """How the run went over a network; None where the link was emulated."""
+    better: dict[str, Any] | None = None
+    """Which half answers the test set better (see :func:`better_of`); None: there is one only."""
     notices: list[str] = field(default_factory=list)
     """What was left out of the data, which classes lack examples, and what makes the accuracy
     another one in use: sentences for people."""
@@ -106,12 +109,10 @@ def record_of(
         accuracy={k: None if rate is None else rate.as_json() for k, rate in accuracy.items()},
         time=_times(totals),
         bytes=_bytes(totals),
-        memory={
-            "edge_peak_bytes": totals.edge_peak_bytes,
-            "cloud_peak_bytes": totals.cloud_peak_bytes,
-        },
+        memory={name: getattr(totals, name) for name in ("edge_peak_bytes", "cloud_peak_bytes")},
         complete=complete,
         privacy=job.privacy,
+        better=better_of(accuracy),
         notices=list(job.dataset.notices),
         identity={"sha256": identity, "net": job.net.as_json()} if identity else None,
     )
@@ -120,6 +121,23 @@ def record_of(
 def _hardware_of(job: Job) -> dict[str, Any]:
     found = hardware(job.config.threads)
     return found if job.precision is None else found | {"precision_chosen": asdict(job.precision)}
+
+
+def better_of(accuracy: Mapping[str, Rate | None]) -> dict[str, Any] | None:
+    """Return which half answers better: ``half`` is exit, cloud, or equal within the interval.
+
+    ``by`` is the accuracy of the exit less that of the cloud, ``low`` and ``high`` the ends of its
+    95 % interval. None where one of them has no answers.
+
+    >>> better_of({"cloud": Rate.of(702, 1000), "exit": Rate.of(704, 1000)})["half"]
+    'equal within the interval'
+    """
+    cloud, early = accuracy.get("cloud"), accuracy.get("exit")
+    if cloud is None or early is None:
+        return None
+    gap, low, high = early.minus(cloud)
+    half = "exit" if low > 0 else "cloud" if high < 0 else "equal within the interval"
+    return {"half": half, "by": gap, "low": low, "high": high, "n": early.n}
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

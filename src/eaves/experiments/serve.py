@@ -18,6 +18,7 @@ from eaves.experiments.bundle import write_bundle
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.halves import Origin, cloud_half, facts_of_terms
 from eaves.experiments.netconfig import ServeConfig, parse_address
+from eaves.experiments.phases import augmented_again
 from eaves.experiments.restoring import Undo, finish_forgetting, forget, roll_back
 from eaves.network.counts import Counts
 from eaves.network.credentials import Gate
@@ -267,7 +268,7 @@ def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons |
         seed=train.seed,
         edges=max(1, config.edges),
     )
-    return Lessons(rounds)
+    return Lessons(rounds, augmented_again(train))
 
 
 def _policy(policy: TrainingPolicy, config: ServeConfig, group: Group) -> TrainingPolicy:

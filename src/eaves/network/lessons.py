@@ -5,7 +5,7 @@ learns on from what it has kept, in the order of ``eaves train --send once``: wi
 same configuration it ends with the same weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -60,8 +60,9 @@ class Lessons:
     a checkpoint is dropped by the next one: its edges send it again.
     """
 
-    def __init__(self, rounds: Rounds):
-        self.rounds = rounds
+    def __init__(self, rounds: Rounds, change: Callable[[Upload, int], Upload] | None = None):
+        """``change`` augments the upload of each step from 0; None: they are as they came."""
+        self.rounds, self._change = rounds, change
         self._store: Store | None = None
         self._again = 0
         self._of_edge: dict[str, int] = {}  # bytes that are kept
@@ -128,8 +129,9 @@ class Lessons:
             self._epoch = self._opened.epoch(
                 seed=self.rounds.seed, epoch=number, steps=epoch_steps, start=start
             )
+        upload, step = next(self._epoch), self._again
         self._again += 1
-        return next(self._epoch)
+        return upload if self._change is None else self._change(upload, step)
 
     def facts(self) -> dict[str, Any]:
         """Return how far this is, for a checkpoint, when all of it is on disk.

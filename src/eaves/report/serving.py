@@ -27,6 +27,7 @@ from eaves.report.live import Live
 from eaves.report.logs import configure
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console, error_console, plain_table, print_lines
+from eaves.report.tables import better_text
 from eaves.runtime.files import held
 
 _EVERY_S: Final = 10.0
@@ -177,6 +178,7 @@ class Local:
             data=self.data or origin.config.data,
             data_root=self.data_root or origin.config.data_root,
             compare="",
+            sweep="",
         )
         return replace(origin, config=config)
 
@@ -238,6 +240,8 @@ def _print_record(record: RunRecord, out: Path) -> None:
             table.add_row(name, f"{100 * rate['value']:.1f} ± {half:.1f}", f"{rate['n']:,}")
     if table.row_count:
         printed.print(table)
+    if said := better_text(record.as_json()):
+        printed.out(said, highlight=False)
     dropped = network["dropped_uploads"]
     printed.out(
         f"{record.steps:,} steps; {network['uploads_sent']:,} uploads sent "

@@ -16,7 +16,8 @@ from eaves.experiments.run import PhaseProgress, run
 from eaves.report.live import Live
 from eaves.report.signals import interruptible
 from eaves.report.stdout import console, error_console
-from eaves.report.tables import comparison_table
+from eaves.report.sweeping import show_sweep
+from eaves.report.tables import better_text, comparison_table
 from eaves.runtime.files import held
 
 
@@ -28,6 +29,8 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the session, after a checkpoint was written.
     """
+    if config.sweep:
+        return show_sweep(config, overwrite=overwrite, as_json=as_json)
     out, err = console(), error_console()
     runs = {own_name(config): config, **compared(config)}
     if not (resume or overwrite):
@@ -55,6 +58,9 @@ def train(config: TrainConfig, *, resume: bool, overwrite: bool, as_json: bool) 
             out.out(json.dumps(record), highlight=False)
         return 0
     out.print(comparison_table(records))
+    for name, record in records.items():
+        if said := better_text(record):
+            out.out(f"{name}: {said}", highlight=False)
     out.out(f"Record, bundle and checkpoint are in {config.out}", highlight=False)
     return 0
 

@@ -92,3 +92,25 @@ def rate_text(rate: Mapping[str, float] | None) -> str:
         return "-"
     half = (rate["high"] - rate["low"]) / 2
     return f"{percent_text(rate['value'])} ±{100 * half:.1f}"
+
+
+def better_text(record: Record) -> str:
+    """Return which half answers better, and what to do then; empty where there is one only."""
+    better = record.get("better")
+    if better is None:
+        return ""
+    gap, low, high = (100 * better[name] for name in ("by", "low", "high"))
+    interval = f"95 % interval {min(abs(low), abs(high)):.1f} to {max(abs(low), abs(high)):.1f}"
+    if better["half"] == "exit":
+        once = ", or send more often (--send every-epoch, or --copies)"
+        return (
+            f"the exit is better than the cloud by {gap:.1f} points ({interval}): answer by the "
+            "exit alone (eaves infer --cloud None), or let `eaves calibrate` say which examples "
+            f"are worth sending{once if record['send'] == 'once' else ''}"
+        )
+    if better["half"] == "cloud":
+        return f"the cloud is better than the exit by {-gap:.1f} points ({interval})"
+    return (
+        f"cloud and exit are equal within the interval (exit less cloud: {gap:+.1f} points, "
+        f"{low:+.1f} to {high:+.1f}): `eaves calibrate` says which examples are worth sending"
+    )
