@@ -64,7 +64,9 @@ def test_the_stem_left_out_is_that_for_imagenet() -> None:
 
 @pytest.mark.parametrize("classes", [1, 0, -3])
 def test_fewer_than_two_classes_are_refused(classes: int) -> None:
-    assert _message("small", classes=classes) == f"expected 2 or more classes, got {classes}"
+    assert _message("small", classes=classes) == (
+        f"expected 2 or more classes, up to 1,000,000, got {classes}"
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (3, 32, 0), (3, 32, 32, 1), ()])

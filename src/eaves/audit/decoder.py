@@ -120,6 +120,7 @@ class Decoder(Inverter):
         bounded, best = box.features_of(own.images), float("inf")
         seen = box.seen(box.features_of(check.images), generator=generator)
         epochs = Epochs(len(own), plan.allowance, generator=generator)
+        self._rounds, self._early = 0, True  # time may be over before the first epoch
         for done, batches in epochs:
             net.train()
             for rows_B, share in batches:

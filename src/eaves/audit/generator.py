@@ -83,6 +83,7 @@ class Gan:
         """Train both; yield after each epoch, with the critic's loss: 2 where it is fooled."""
         allowance = self.plan.allowance
         epochs = Epochs(len(own), allowance, generator=generator)
+        self.epochs, self.ended_by_time = 0, True  # time may be over before the first epoch
         for done, batches in epochs:
             losses = [
                 self._step(
