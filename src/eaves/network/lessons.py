@@ -129,7 +129,11 @@ class Lessons:
                 seed=self.rounds.seed, epoch=number, steps=epoch_steps, start=start
             )
         self._again += 1
-        return next(self._epoch)
+        try:
+            return next(self._epoch)
+        except BaseException:
+            self._epoch = None  # one that has failed yields nothing more
+            raise
 
     def facts(self) -> dict[str, Any]:
         """Return how far this is, for a checkpoint, when all of it is on disk.
