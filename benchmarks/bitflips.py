@@ -3,7 +3,8 @@
     python -m benchmarks.bitflips [--cases 200] [--continued 40] [--seed 0] [--out FILE]
 
 An edge and a cloud (the digits, features sent once) are stopped in the midst of a run, the edge
-with uploads in its spool; beside them stand a finished run and a folder of credentials. Each case
+with uploads in its spool; beside them stand a finished run and a folder of credentials. The clouds
+keep what they have learnt, and have an edge in quarantine. Each case
 damages one file of a copy: a bit at random, a truncation, or zeros at the end as a loss of power
 leaves them. Then `eaves verify` looks at it. Where it finds nothing, and in --continued cases
 anyway, the run goes on from the damaged files to its end, and the weights of both halves are
@@ -48,6 +49,7 @@ from eaves.experiments.verifying import verify
 from eaves.network.certificates import initialise, make_device
 from eaves.network.channel import insecure_target
 from eaves.network.credentials import Gate, device_credentials, server_credentials
+from eaves.network.quarantine import Quarantine
 from eaves.runtime.sealed import unsealed_json
 
 CONFIG = TrainConfig(train_samples=256, batch_size=16, epochs=2, send="once", cloud_epochs=3)
@@ -90,6 +92,7 @@ def cloud(folder: Path, uploads_per_s: float | None = None) -> Iterator[str]:
             out=folder,
             checkpoint_s=0.2,
             uploads_per_s=uploads_per_s,
+            keep_uploads=100.0,
         )
         try:
             for event in serve(Origin(config=CONFIG), config, Gate(None), None, stop=stop):
@@ -146,6 +149,8 @@ def prepare(root: Path) -> None:
         agent(root / "edge", address, durable=3)
     agent(root / "edge", "127.0.0.1:1", made=_UPLOADS)  # the rest waits in the spool
     assert keep_log(root / "edge") > 4
+    for folder in (root / "cloud", done / "cloud"):
+        Quarantine(folder / "quarantine", 0).set_aside("edge-9", "for what it has sent")
     initialise(root / "certs", ["localhost"])
     make_device(root / "certs", "edge-1")
 

@@ -1,6 +1,7 @@
 """Fuzz what arrives from outside: messages, payloads, files that others may have damaged.
 
     python -m benchmarks.fuzz [--minutes 10] [--seed 0] [--corpus FOLDER] [--only NAME] [--out FILE]
+    python -m benchmarks.fuzz --nightly [...]    eight hours, with the date as the seed
 
 Mutates valid inputs of each target: by bytes, and by fields under right checksums. An input may
 end in a valid result or in the error that the code documents. All else is a finding: another
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 from benchmarks.fuzzing.loop import Loop
 from benchmarks.fuzzing.targets import TARGETS
 
+_NIGHT_MINUTES = 480
 _SILENT_S = 30.0  # of a child that is stuck where no signal is heard
 _ROOT = Path(__file__).parents[1]
 
@@ -54,14 +57,20 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="of all targets together")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nightly", action="store_true", help=f"{_NIGHT_MINUTES} minutes")
+    parser.add_argument("--seed", type=int, help="0; with --nightly another one every day")
     parser.add_argument("--corpus", type=Path, default=Path("fuzz-corpus"))
     parser.add_argument("--only", default="", help="targets, with commas between")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seed is None:
+        options.seed = date.today().toordinal() if options.nightly else 0
+    if options.nightly:
+        options.minutes = _NIGHT_MINUTES
+    return options
 
 
 def child(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from benchmarks.fuzzing import files, payloads, states, wire
+from benchmarks.fuzzing import files, payloads, records, states, wire
 from benchmarks.fuzzing.contract import Target
 
 _KINDS: Final[Sequence[type[Target]]] = (
@@ -28,5 +28,11 @@ _KINDS: Final[Sequence[type[Target]]] = (
     states.Bundle,
     states.Rule,
     files.Settings,
+    records.JournalFile,
+    records.Past,
+    records.SetAside,
+    records.Identity,
+    records.WhoCame,
+    records.HalfDone,
 )
 TARGETS: Final[Mapping[str, type[Target]]] = {kind.name: kind for kind in _KINDS}

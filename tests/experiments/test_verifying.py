@@ -18,6 +18,7 @@ from eaves.experiments.netconfig import AgentConfig, ServeConfig
 from eaves.experiments.verifying import FORMATS, verify
 from eaves.network.certificates import initialise, make_device
 from eaves.network.channel import insecure_target
+from eaves.network.quarantine import Quarantine
 
 ONCE = TrainConfig(train_samples=64, batch_size=16, epochs=2, send="once", cloud_epochs=4)
 CloudOf = Callable[[Origin, ServeConfig], Cloud]
@@ -48,6 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         if getattr(getattr(event, "spool", None), "highest", 0) == 4:
             stop.set()
+    Quarantine(root / "cloud" / "quarantine", 1).set_aside("edge-9", "for what it has sent")
     initialise(root / "certs", ["localhost"])
     make_device(root / "certs", "edge-1")
     return root
@@ -59,7 +61,8 @@ def test_all_that_a_run_leaves_is_recognised_whole_and_unchanged(made: Path) -> 
     assert [v for v in verdicts if not v.whole] == []
     kinds = {v.kind for v in verdicts}
     assert kinds >= {"spool", "store", "checkpoint", "bundle", "record", "configuration"}
-    assert kinds >= {"authority", "lists", "credentials"}
+    assert kinds >= {"authority", "lists", "credentials", "access log"}
+    assert kinds >= {"journal", "quarantine", "identity"}
     assert kinds <= FORMATS.keys()
     assert content_of(made) == before
     assert any("4 uploads wait" in v.says for v in verdicts)
@@ -75,6 +78,14 @@ DAMAGED = [
     "cloud/store/uploads.idx",
     "cloud/checkpoint/checkpoint.json",
     "cloud/bundle/cloud/weights.safetensors",
+    "cloud/journal.jsonl",
+    "cloud/quarantine/edge-9.json",
+    "agent/identity.json",
+    "agent/config.toml",
+    "certs/access.jsonl",
+    "certs/authority/issued.json",
+    "certs/server/revoked.json",
+    "certs/server/tokens.json",
 ]
 
 
@@ -85,7 +96,7 @@ def test_a_byte_that_has_changed_is_found(made: Path, name: str, share: float) -
     content = path.read_bytes()
     damaged = bytearray(content)
     at = int(share * len(content))
-    if name.endswith(".json"):
+    if name.endswith((".json", ".jsonl", ".toml")):
         at = next(i for i in range(at, -1, -1) if content[i : i + 1].isalnum() or i == 0)
     if name == "away/spool.db":  # within an upload: much of a database is empty
         at = content.rindex(b"EAVU") + int(share * 200)
@@ -93,8 +104,9 @@ def test_a_byte_that_has_changed_is_found(made: Path, name: str, share: float) -
     path.write_bytes(damaged)
     try:
         bad = [v for v in verify(path.parent.parent) if not v.whole]
-        if name.endswith(".json") and not bad:  # the name of the checksum itself
-            assert b'"checksum"' not in bytes(damaged)
+        if name.endswith((".json", ".toml")) and not bad:  # the name of the checksum itself
+            assert b"checksum" in content
+            assert b"checksum" not in bytes(damaged)
             return
         assert bad
         assert all(v.says for v in bad)
@@ -134,6 +146,33 @@ def test_a_configuration_that_is_not_that_of_the_record_is_found(made: Path) -> 
         assert "is not the configuration that record.json is of" in bad.says
     finally:
         path.write_text(content)
+
+
+def test_a_setting_that_no_result_depends_on_is_found_too(made: Path) -> None:
+    path = made / "agent" / "config.toml"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"/agent", b"/agens", 1))  # of --out
+    try:
+        (bad,) = [v for v in verify(path) if not v.whole]
+        assert "in a setting that no result depends on" in bad.says
+        path.write_bytes(content[: content.index(b"\n", 200) + 1])  # cut after a line
+        (bad,) = [v for v in verify(path) if not v.whole]
+        assert "config.toml is not" in bad.says
+        path.write_bytes(content.replace(b"/agent", b"/agens", 1).partition(b"\n")[2])
+        assert all(v.whole for v in verify(path))  # of an older version: nothing can be compared
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_journal_shorter_than_its_checkpoint_is_found(made: Path) -> None:
+    path = made / "cloud" / "journal.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(b"".join(content.splitlines(keepends=True)[:-1]))
+    try:
+        (bad,) = [v for v in verify(path) if not v.whole]
+        assert "the checkpoint belongs to" in bad.says
+    finally:
+        path.write_bytes(content)
 
 
 def test_where_nothing_of_ours_is_there_is_nothing_to_verify(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from eaves.network.accesslog import AccessLog, Bounds
+from eaves.errors import StateError
+from eaves.network.accesslog import AccessLog, Bounds, read_access_log
 
 _TOKEN = "eaves-token.cam-1." + "x" * 43
 
@@ -32,6 +33,7 @@ def test_a_line_says_when_what_and_who_and_is_for_its_owner(path: Path) -> None:
         os.umask(old)
     (line,) = _lines(path)
     assert line.pop("ts").startswith("20")
+    assert len(line.pop("crc")) == 8
     assert line == {
         "event": "refused",
         "source": "ipv4:192.0.2.1",
@@ -128,3 +130,27 @@ def test_lines_of_several_threads_do_not_mix(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(_lines(path)) == 200
+
+
+def test_every_flipped_bit_of_a_line_is_found(path: Path) -> None:
+    AccessLog(path).write("refused", source="ipv4:192.0.2.1", why="no token was sent")
+    AccessLog(path).write("token revoked", name="cam-1")
+    assert [line["event"] for line in read_access_log(path)] == ["refused", "token revoked"]
+    content = path.read_bytes()
+    names = range(content.index(b'"crc"'), content.index(b'"crc"') + 5)  # of the checksum itself
+    for bit in range(8 * content.index(b"\n")):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        if bit // 8 not in names:
+            with pytest.raises(StateError, match=r"line [12] of .* is damaged"):
+                read_access_log(path)
+    path.write_bytes(content[:-5])
+    with pytest.raises(StateError, match="line 2"):
+        read_access_log(path)
+
+
+def test_lines_from_before_there_were_checksums_are_read(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"ts": "2026-01-01", "event": "admitted"}\n')
+    assert read_access_log(path) == [{"ts": "2026-01-01", "event": "admitted"}]

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks is no part of t
 from benchmarks.fuzzing.contract import Breach, Target, joined, parted
 from benchmarks.fuzzing.loop import Loop, attempt
 from benchmarks.fuzzing.payloads import SHAPE, example
+from benchmarks.fuzzing.records import chained_again, resealed
 from benchmarks.fuzzing.targets import TARGETS
 from benchmarks.fuzzing.wire import hello
 
@@ -94,13 +95,24 @@ def within(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         whole = not seed.startswith(struct.pack("<I", len((parted(seed) or [b""])[0])))
         text = seed if whole else parted(seed)[0]
         assert old in text
-        return text.replace(old, new, 1) if whole else first(text.replace(old, new, 1))(seed)
+        text = text.replace(old, new, 1)
+        return resealed(text) if whole else first(text)(seed)
 
     return changed
 
 
 def whole(data: bytes) -> Callable[[bytes], bytes]:
     return lambda _: data
+
+
+def rechained(facts: dict[str, object]) -> Callable[[bytes], bytes]:
+    """Replace values in the first line of a journal, under a right chain."""
+
+    def changed(seed: bytes) -> bytes:
+        record = json.loads(seed.splitlines()[0]) | facts
+        return chained_again([json.dumps(record).encode() + b"\n"])
+
+    return changed
 
 
 def features(value: float, rows: int = 2) -> bytes:
@@ -157,6 +169,24 @@ BROKEN = [
     ("bundle", within(b'"edge_slowdown": 1.0', b'"edge_slowdown": 1' + b"0" * 400), "StateError"),
     ("issued", whole(DEEP), "StateError"),
     ("issued", within(b"+00:00", b""), "StateError"),
+    ("journal", rechained({"event": None}), "StateError"),
+    ("journal", rechained({"n": "1"}), "StateError"),
+    ("journal", rechained({"event": "learnt"}), "StateError"),
+    ("journal", rechained({"event": "rolled back", "lines": "1"}), "StateError"),
+    ("journal", rechained({"event": "restarted", "void_from": [1]}), "StateError"),
+    ("history", within(b'"edge": "edge"', b'"edge": null'), "StateError"),
+    ("history", within(b'"saved_at": ', b'"saved_at": 1e999, "x": '), "StateError"),
+    ("history", within(b'"applied": 3', b'"applied": 1e999'), "StateError"),
+    ("quarantine", within(b"for what it has sent", b"\\ud800"), "a reason"),
+    ("quarantine", within(b"for what it has sent", b"x" * 9000), "a reason"),
+    ("quarantine", whole(DEEP), "no reason"),
+    ("identity", within(b'"kind": "train"', b'"kin": "train"'), "StateError"),
+    ("identity", within(b'"versions": {', b'"versions": [], "x": {'), "StateError"),
+    ("identity", within(b'"package": "eaves', b'"package": null, "x": "eaves'), "StateError"),
+    ("transaction", first(b'{"files": ["a\\u0000b"]}'), "StateError"),
+    ("transaction", first(b'{"files": ["\\ud800"]}'), "StateError"),
+    ("transaction", first(b'{"files": ["../x"]}'), "StateError"),
+    ("transaction", first(DEEP), "StateError"),
     ("settings", second(b"cloud = " + DEEP), "ConfigError"),
     ("settings", second(b"edges = " + b"9" * 5000), "ConfigError"),
     ("settings", second(b"mb_per_s = 0x" + b"f" * 9000), "ConfigError"),

@@ -115,12 +115,15 @@ def test_less_than_the_checkpoint_says_is_refused_and_none_begins_another(tmp_pa
     path = tmp_path / "journal.jsonl"
     lines = write(path)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
-    with pytest.raises(StateError, match="holds 2 whole lines, and the checkpoint belongs to 4"):
+    with pytest.raises(StateError, match="ends with line 2, and the checkpoint belongs to 4"):
         Journal(path, lines=lines)
     path.unlink()
     with closing(Journal(path, lines=lines)) as journal:
         assert journal.lines == 5
     assert read_journal(path)[0]["missing"] == 4
+    for more in (5, 6):  # and that one goes on
+        with closing(Journal(path, lines=more)) as journal:
+            journal.add("refused", edge="a")
 
 
 def test_a_full_disk_is_said_and_no_line_is_lost(tmp_path: Path) -> None:

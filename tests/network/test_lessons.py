@@ -101,6 +101,19 @@ def in_order_of_a_store(folder: Path, epochs: int, steps: int) -> list[list[floa
         ]
 
 
+def test_damage_to_what_is_kept_is_said_each_time(tmp_path: Path) -> None:
+    with opened(tmp_path) as lessons:
+        for seq in range(UPLOADS):
+            lessons.keep(payload(seq))
+        lessons.facts()
+        content = bytearray((tmp_path / "uploads.bin").read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "uploads.bin").write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(StateError, match="damaged"):
+                lessons.next()
+
+
 @pytest.mark.parametrize(("copies", "steps"), [(1, 4), (2, 2)])
 def test_the_order_is_that_of_a_store_wherever_it_was_interrupted(
     tmp_path: Path, copies: int, steps: int

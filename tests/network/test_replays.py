@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from eaves.errors import DivergedError, StorageError
+from eaves.errors import DivergedError, StateError, StorageError
 from eaves.network.counts import Counts
 from eaves.network.learning import Learning
 from eaves.network.replays import Replays
@@ -49,5 +49,7 @@ def test_steps_that_fail_one_after_the_other_end_it() -> None:
 def test_a_disk_that_refuses_and_weights_that_are_not_whole_are_said() -> None:
     with pytest.raises(StorageError):
         Replays().step(learning(StorageError("full")), Counts())
+    with pytest.raises(StateError, match="damaged"):
+        Replays().step(learning(StateError("upload 2 is damaged")), Counts())
     with pytest.raises(DivergedError):
         Replays().step(learning(RuntimeError("x"), whole=False), Counts())

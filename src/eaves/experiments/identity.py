@@ -231,7 +231,18 @@ def read_identity(folder: Path, sha256: str | None = None) -> Facts:
     expect_format(found.get("format"), _FORMAT, place=path, kind="the identity of a run")
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise StateError(f"{path} is not that of the checkpoint beside it: {hint}")
+    if not _is_identity(found):
+        raise StateError(f"{path} is damaged: it does not hold what the identity of a run is")
     return found
+
+
+def _is_identity(found: Facts) -> bool:
+    """Whether all that is read of an identity before it is compared has its kind."""
+    kinds = {"kind": str, "config": dict, "versions": dict, "net": dict}
+    if not all(isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        return False
+    texts = [found["versions"].get(name) for name in ("eaves", "torch")]
+    return all(isinstance(text, str) for text in [*texts, found["net"].get("package")])
 
 
 # What differs

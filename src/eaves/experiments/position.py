@@ -23,6 +23,7 @@ from eaves.experiments.record import RunRecord, read_record
 from eaves.runtime.checkpoint import discard_checkpoint, load_checkpoint, save_checkpoint
 from eaves.runtime.files import write_atomically
 from eaves.runtime.meters import Totals
+from eaves.runtime.sealed import sealed_text
 from eaves.runtime.traffic import Snapshot
 
 _ENROLLED = {"run", "session"}
@@ -72,7 +73,7 @@ def begin(job: Job, identity: Facts | None = None) -> Position:
     (out / "record.json").unlink(missing_ok=True)
     shutil.rmtree(out / "bundle", ignore_errors=True)
     sha256 = write_identity(out, identity or fingerprint(job))
-    write_atomically(out / "config.toml", located(job.config).to_toml().encode())
+    write_atomically(out / "config.toml", sealed_text(located(job.config).to_toml()))
     return Position("", 0, Totals(), identity=sha256)
 
 
@@ -165,7 +166,7 @@ def restore(job: Job, identity: Facts | None = None) -> Position:
         raise StateError(
             f"the checkpoint in {out} is damaged ({error!r}); --overwrite starts anew"
         ) from error
-    write_atomically(out / "config.toml", located(job.config).to_toml().encode())
+    write_atomically(out / "config.toml", sealed_text(located(job.config).to_toml()))
     return position
 
 

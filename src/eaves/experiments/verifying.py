@@ -12,19 +12,28 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
+from urllib.parse import unquote
 
 from eaves.errors import ConfigError, EavesError, StateError
 from eaves.experiments.bundle import read_manifest, read_weights
 from eaves.experiments.calibrating import NAME as RULE
 from eaves.experiments.calibrating import read_rule
 from eaves.experiments.config import load_config
+from eaves.experiments.identity import NAME as IDENTITY
+from eaves.experiments.identity import read_identity
 from eaves.light.facts import NAME as DEVICE
 from eaves.light.facts import read_facts, read_model
+from eaves.network.accesslists import read_revoked, read_tokens
+from eaves.network.accesslog import NAME as ACCESS
+from eaves.network.accesslog import read_access_log
 from eaves.network.certificates import listed
-from eaves.network.credentials import Gate, device_credentials
+from eaves.network.contributions import KEPT
+from eaves.network.credentials import REVOKED, TOKENS, device_credentials
+from eaves.network.journal import NAME as JOURNAL
+from eaves.network.journal import read_journal
 from eaves.network.spoolfile import SpoolFile
 from eaves.runtime.checkpoint import load_checkpoint
-from eaves.runtime.sealed import unsealed_json
+from eaves.runtime.sealed import unsealed_json, unsealed_text
 from eaves.runtime.store import check_store
 
 
@@ -46,9 +55,10 @@ class Verdict:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One kind of thing: the name of the file that shows it, and what reads all of it.
+    """One kind of thing: the file that shows it, and what reads all of it.
 
-    ``check`` is given that file; it returns in words what is there, or raises.
+    ``marker`` is its name, perhaps with that of its folder, and with a star; ``check`` is given
+    that file; it returns in words what is there, or raises.
     """
 
     marker: str
@@ -89,9 +99,18 @@ def _steps_made(folder: Path, file: SpoolFile) -> int:
 
 def _store(path: Path) -> str:
     """Read every upload; the number that should be there is that of the checkpoint beside it."""
-    keep = _stored(path.parent.parent / "checkpoint")
+    checkpoint = path.parent.parent / "checkpoint"
+    kept_only = path.parent.name == KEPT  # else they are learnt from more than once
+    keep = _contributed(checkpoint, "kept") if kept_only else _stored(checkpoint)
     count, size_bytes = check_store(path.parent, keep=keep)
     return f"{count} uploads ({size_bytes:,} bytes)"
+
+
+def _contributed(checkpoint: Path, name: str) -> int | None:
+    """Return a count of what edges have contributed, as a cloud's checkpoint has it."""
+    loaded = load_checkpoint(checkpoint)
+    found = (loaded[1].get("contributions") or {}).get(name) if loaded else None
+    return found if type(found) is int else None
 
 
 def _stored(checkpoint: Path) -> int | None:
@@ -139,15 +158,55 @@ def _json(path: Path) -> str:
 def _config(path: Path) -> str:
     """Read the configuration; what was trained with it names its hash."""
     found = load_config(path).hash()
-    for other in ("record.json", "checkpoint/checkpoint.json"):
-        try:
-            facts = unsealed_json((path.parent / other).read_bytes())
-        except (OSError, ValueError):  # it is not there, or has a verdict of its own
-            continue
-        said = facts.get("config_hash") or (facts.get("facts") or {}).get("config_hash")
+    for other, said in _witnesses(path.parent, "config_hash"):
         if said not in (None, found):
             raise StateError(f"{path} is not the configuration that {other} is of: has it changed?")
+    try:
+        unsealed_text(path.read_bytes())
+    except ValueError as error:
+        raise StateError(
+            f"{path} is not as the run has written it, in a setting that no result depends on, or "
+            f"in a comment ({error})"
+        ) from error
     return "settings"
+
+
+def _witnesses(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield what the record and the checkpoint of a run say under ``name``, if they can be read."""
+    for other in ("record.json", "checkpoint/checkpoint.json"):
+        try:
+            facts = unsealed_json((folder / other).read_bytes())
+            yield other, facts.get(name) or (facts.get("facts") or {}).get(name)
+        except (OSError, ValueError, AttributeError):  # not there, or with a verdict of its own
+            continue
+
+
+def _identity(path: Path) -> str:
+    """Read what a run is; its record and its checkpoint name its SHA-256."""
+    read_identity(path.parent)
+    for _, said in _witnesses(path.parent, "identity"):
+        sha256 = said.get("sha256") if isinstance(said, dict) else said
+        if isinstance(sha256, str):
+            read_identity(path.parent, sha256)
+    return "what the run is"
+
+
+def _journal(path: Path) -> str:
+    """Follow the chain of a journal, which is at least as long as the checkpoint beside it says."""
+    found = read_journal(path)
+    last = found[-1]["n"] if found else 0
+    lines = _contributed(path.parent / "checkpoint", "journal") if path.name == JOURNAL else None
+    if last < (lines or 0):
+        raise StateError(
+            f"{path} ends with line {last:,}, and the checkpoint belongs to {lines:,}: bring it "
+            "back from a copy"
+        )
+    return f"{len(found)} lines"
+
+
+def _set_aside(path: Path) -> str:
+    _json(path)
+    return f"{unquote(path.stem)} is set aside"
 
 
 def _device(path: Path) -> str:
@@ -160,6 +219,12 @@ def _device(path: Path) -> str:
 FORMATS: Final[Mapping[str, Format]] = {
     "spool": Format(marker="spool.db", check=_spool),
     "store": Format(marker="uploads.idx", check=_store),
+    "journal": Format(marker="journal*.jsonl", check=_journal),
+    "quarantine": Format(marker="quarantine/*.json", check=_set_aside),
+    "access log": Format(
+        marker=f"{ACCESS}*", check=lambda path: f"{len(read_access_log(path))} lines"
+    ),
+    "identity": Format(marker=IDENTITY, check=_identity),
     "checkpoint": Format(marker="checkpoint.json", check=_checkpoint),
     "checkpoint without its index": Format(marker="begun", check=_checkpoint),
     "bundle": Format(marker="manifest.json", check=_bundle),
@@ -180,7 +245,14 @@ FORMATS: Final[Mapping[str, Format]] = {
 
 
 def _lists(folder: Path) -> str:
-    Gate(folder)
+    for name, read in ((REVOKED, read_revoked), (TOKENS, read_tokens)):
+        try:
+            read((folder / name).read_text(encoding="utf-8"))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise StateError(
+                f"{folder / name} is damaged ({error}): bring it back from a copy, or make or "
+                "revoke something with `eaves certs`, which writes it again"
+            ) from error
     return "who may not come in"
 
 
@@ -209,10 +281,9 @@ def verify(path: Path) -> Iterator[Verdict]:
 
 
 def _things(path: Path) -> Iterator[tuple[str, Path]]:
-    names = {form.marker: kind for kind, form in FORMATS.items()}
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
-        kind = names.get(file.name)
+        kind = next((kind for kind, form in FORMATS.items() if file.match(form.marker)), None)
         if file.name == "begun" and (file.parent / "checkpoint.json").exists():
             continue
         if kind == "credentials" and (

@@ -3,7 +3,6 @@
 The folder's owner writes them with `eaves certs`; a server that runs reads them again.
 """
 
-import json
 import logging
 import re
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, final
 
 from eaves.errors import ConfigError, StateError
+from eaves.runtime.sealed import unsealed_json
 
 EDGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -129,7 +129,7 @@ def by_digest(text: str) -> dict[str, TokenEntry]:
 
 
 def _entries(text: str, kind: str) -> list[dict[str, Any]]:
-    found = json.loads(text)[kind]
+    found = unsealed_json(text.encode())[kind]
     if not isinstance(found, list):
         raise TypeError(f"expected a list of {kind}")
     return found

@@ -1,7 +1,8 @@
 """Access log: who was let in or refused and why, and what was done to credentials.
 
 One object of JSON on each line, in ASCII, in a file for its owner alone (0600), which is only
-appended to. What comes from a peer is cut to a length and escaped, so that it forges no line.
+appended to. What comes from a peer is cut to a length and escaped, so that it forges no line. Last
+in each is its checksum, ``crc``: a line that has changed is found, one that is gone is not.
 
 A peer cannot fill the disk with it: each may write a burst of lines, then one every few seconds;
 all peers together have such a limit too; what is left out is counted, and the count is written.
@@ -18,14 +19,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Final, final
+from typing import Any, Final, final
+from zlib import crc32
 
+from eaves.errors import StateError
 from eaves.network.redaction import redact
 
 NAME: Final = "access.jsonl"
 """Of the file in a folder of credentials, where what was done to them is written."""
 _MOST_WORDS: Final = 300  # characters of one fact
 _MOST_FACTS: Final = 16
+_CRC: Final = "crc"
 _log = logging.getLogger(__name__)
 Fact = str | int | float | bool | None
 
@@ -116,7 +120,7 @@ class AccessLog:
         return omitted
 
     def _append(self, line: dict[str, Fact]) -> None:
-        text = (json.dumps(line) + "\n").encode("ascii")
+        text = (json.dumps(line | {_CRC: _sum(line)}) + "\n").encode("ascii")
         try:
             self._make_room(len(text))
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
@@ -143,6 +147,29 @@ class AccessLog:
             older = self._path if n == 1 else self._path.with_name(f"{self._path.name}.{n - 1}")
             if older.exists():
                 older.replace(self._path.with_name(f"{self._path.name}.{n}"))
+
+
+def read_access_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file; lines of older versions have no checksum.
+
+    Raises:
+        StateError: one of them has changed or is cut; the message says which.
+    """
+    found = []
+    for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            line = json.loads(text)
+            crc = line.pop(_CRC, None)
+            if not text.endswith(b"\n") or crc not in (None, _sum(line)):
+                raise ValueError("it is not the line that was written")
+            found.append(line)
+        except (AttributeError, ValueError, RecursionError) as error:
+            raise StateError(f"line {number} of {path} is damaged ({error})") from error
+    return found
+
+
+def _sum(line: dict[str, Fact]) -> str:
+    return f"{crc32(json.dumps(line).encode('ascii')):08x}"
 
 
 def _first(facts: dict[str, Fact]) -> dict[str, Fact]:

@@ -13,7 +13,6 @@ each other. Each changes all of its files or none, whatever ends it
 (:mod:`eaves.runtime.transaction`), and leaves a line in ``access.jsonl``.
 """
 
-import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -44,6 +43,7 @@ from eaves.network.issuing import (
     new_authority,
     server_pair,
 )
+from eaves.runtime.sealed import sealed_json, unsealed_json
 from eaves.runtime.transaction import Content, commit, locked
 
 try:
@@ -285,7 +285,7 @@ def _recorded(folder: Path) -> list[Issued]:
     if not path.exists():
         raise _no_authority(folder)
     try:
-        return [_entry(facts) for facts in json.loads(path.read_bytes())["issued"]]
+        return [_entry(facts) for facts in unsealed_json(path.read_bytes())["issued"]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StateError(f"{path} is damaged; bring it back from a backup") from error
 
@@ -318,10 +318,7 @@ def _lists(issued: Sequence[Issued]) -> dict[str, Content]:
         },
         f"server/{TOKENS}": {"tokens": [row for row in rows if row["kind"] == "token"]},
     }
-    return {
-        path: Content(json.dumps(content, indent=1).encode(), _PUBLIC)
-        for path, content in lists.items()
-    }
+    return {path: Content(sealed_json(content), _PUBLIC) for path, content in lists.items()}
 
 
 def _log_of(folder: Path) -> AccessLog:

@@ -23,6 +23,8 @@ from eaves.network.screening import Screening
 from eaves.network.workqueue import UploadWork
 from eaves.runtime.store import Store
 
+KEPT: Final = "uploads"
+"""The folder of uploads that are kept so that they can be taken back."""
 _MOST_ROLLBACKS: Final = 3
 _LONGEST: Final = 300
 _log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class Contributions:
         path = self._folder / f"journal{suffix}.jsonl"
         self._journal = Journal(path, lines=0 if rank else lines)
         if self._policy.keep_bytes:
-            self._store = Store(self._folder / "uploads", keep=kept)
+            self._store = Store(self._folder / KEPT, keep=kept)
 
     def expect_welcome(self, run: Run, *, steps: int, known: bool) -> None:
         """Raise where an edge with a run of so many steps may not begin; ``known``: or go on.

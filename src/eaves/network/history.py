@@ -16,6 +16,8 @@ from typing import Any, Final, final
 from eaves.errors import ConfigError, StateError, StorageError
 
 _INDEX: Final = "checkpoint.json"
+_FAR_AWAY_S: Final = 2e11  # since 1970: four digits of a year
+_DAMAGED: Final = (AttributeError, TypeError, ValueError, RecursionError)
 
 
 @final
@@ -155,6 +157,12 @@ def _link(source: Path, target: Path) -> None:
     shutil.copy2(source, target)
 
 
+def _moment(found: Any) -> float:
+    if not 0 <= (seconds := float(found)) < _FAR_AWAY_S:
+        raise ValueError(f"expected a time, got {found!r:.50}")
+    return seconds
+
+
 def _read(number: int, folder: Path) -> PastState:
     try:
         index: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
@@ -162,18 +170,20 @@ def _read(number: int, folder: Path) -> PastState:
         applied: dict[str, int] = {}
         examples: dict[str, int] = {}
         for row in facts["ledger"]:
+            if not isinstance(row["edge"], str):
+                raise TypeError("expected edges by their names")
             applied[row["edge"]] = applied.get(row["edge"], 0) + int(row["applied"])
             examples[row["edge"]] = examples.get(row["edge"], 0) + int(row["samples"])
         return PastState(
             number=number,
             folder=folder,
-            at=float(facts["saved_at"]),
+            at=_moment(facts["saved_at"]),
             steps=int(index["states"].get("cloud", {"facts": {}})["facts"].get("steps", 0)),
             applied=applied,
             examples=examples,
             lines=int(facts.get("contributions", {}).get("journal", 0)),
         )
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, ArithmeticError, LookupError, *_DAMAGED) as error:
         raise StateError(
             f"the checkpoint in {folder} is damaged ({error!r}); remove it to use the others"
         ) from error

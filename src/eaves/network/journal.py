@@ -26,6 +26,8 @@ from typing import Any, Final, final
 from eaves.codecs.contract import Buffer
 from eaves.errors import StateError, StorageError
 
+NAME: Final = "journal.jsonl"
+"""Of rank 0 of a cloud; those of others have theirs in it."""
 _MODE: Final = 0o600
 _LONGEST: Final = 300  # characters of a reason: an edge may have chosen some of them
 
@@ -44,9 +46,9 @@ class Journal:
     def __init__(self, path: Path, *, lines: int):
         self._path = path
         found = read_journal(path)
-        if path.exists() and len(found) < lines and found:
+        if found and found[-1]["n"] < lines:
             raise StateError(
-                f"{path} holds {len(found):,} whole lines, and the checkpoint belongs to "
+                f"{path} ends with line {found[-1]['n']:,}, and the checkpoint belongs to "
                 f"{lines:,}: bring it back, or move it away to begin another"
             )
         self.lines = found[-1]["n"] if found else lines
@@ -122,6 +124,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             claimed = record.pop("chain")
             expected = _chained(chain, record)
+            _expect_facts(record)
             if claimed != expected or (found and record["n"] != found[-1]["n"] + 1):
                 raise ValueError("it is not the line that was written")
             chain = expected
@@ -132,6 +135,25 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
                 "away to begin another; what was learnt before can then not be taken back"
             ) from error
     return found
+
+
+_NEEDED: Final[Mapping[str, Mapping[str, type[Any]]]] = {
+    "learnt": {"edge": str, "run": str, "seq": int, "examples": int, "step": int},
+    "restarted": {"void_from": int},
+    "rolled back": {"lines": int},
+    "forgot": {"edge": str},
+}
+"""What is read of each event; of others, their names alone."""
+
+
+def _expect_facts(record: Mapping[str, Any]) -> None:
+    """Raise a ValueError or KeyError where a line lacks what is read of it, or has another kind."""
+    needed = {"n": int, "event": str, **_NEEDED.get(str(record["event"]), {})}
+    wrong = [name for name, kind in needed.items() if type(record[name]) is not kind]
+    if record["event"] == "learnt" and type(record["kept"]) not in (int, type(None)):
+        wrong.append("kept")
+    if wrong:
+        raise ValueError(f"unexpected {', '.join(wrong)}")
 
 
 def learnt(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

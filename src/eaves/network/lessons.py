@@ -129,8 +129,13 @@ class Lessons:
             self._epoch = self._opened.epoch(
                 seed=self.rounds.seed, epoch=number, steps=epoch_steps, start=start
             )
-        upload, step = next(self._epoch), self._again
+        step = self._again
         self._again += 1
+        try:
+            upload = next(self._epoch)
+        except BaseException:
+            self._epoch = None  # one that has failed yields nothing more
+            raise
         return upload if self._change is None else self._change(upload, step)
 
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ One small file for each in a folder, so that all processes of a group see the sa
 restart, and an edge is released while the cloud runs.
 """
 
-import json
 from pathlib import Path
 from time import gmtime, strftime
 from typing import final
@@ -12,8 +11,10 @@ from urllib.parse import quote, unquote
 
 from eaves.errors import AccessError, ConfigError
 from eaves.runtime.files import write_atomically
+from eaves.runtime.sealed import sealed_json, unsealed_json
 
 _MODE = 0o600
+_LONGEST = 600  # characters of a reason
 
 
 @final
@@ -46,8 +47,8 @@ class Quarantine:
     def set_aside(self, edge: str, why: str) -> None:
         """Refuse an edge from now on; raises :class:`StorageError` where the disk refuses."""
         since = strftime("%Y-%m-%d %H:%M:%S UTC", gmtime())
-        content = json.dumps({"edge": edge, "since": since, "why": why[:500]})
-        write_atomically(self._path(edge), content.encode(), mode=_MODE)
+        content = sealed_json({"edge": edge, "since": since, "why": why[:500]})
+        write_atomically(self._path(edge), content, mode=_MODE)
 
     def release(self, edge: str) -> None:
         """Accept an edge again; raises :class:`ConfigError` where it is not set aside."""
@@ -70,7 +71,8 @@ class Quarantine:
 def _reason(path: Path) -> str:
     """Return since when and why, in words; a damaged file still counts."""
     try:
-        found = json.loads(path.read_bytes())
-        return f"since {found['since']}, {found['why']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        found = unsealed_json(path.read_bytes())
+        words = f"since {found['since']}, {found['why']}"[:_LONGEST]
+        return words.encode(errors="backslashreplace").decode()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "for a reason that can no longer be read"

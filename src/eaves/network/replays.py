@@ -3,7 +3,7 @@
 import logging
 from typing import Final, final
 
-from eaves.errors import StorageError
+from eaves.errors import StateError, StorageError
 from eaves.network.counts import Counts
 from eaves.network.learning import Learning
 
@@ -24,11 +24,12 @@ class Replays:
         Raises:
             DivergedError: the weights are no longer finite, or were changed in part.
             StorageError: the disk refuses.
+            StateError: what is kept is damaged.
             Exception: too many steps have failed, one after the other; this is why the last has.
         """
         try:
             learning.again()
-        except StorageError:
+        except (StateError, StorageError):  # the disk: it would fail again
             raise
         except Exception as error:
             learning.expect_finite()

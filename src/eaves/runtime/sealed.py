@@ -1,4 +1,4 @@
-"""JSON that knows its own checksum: damage on a disk is found when it is read."""
+"""Files that know their own checksum: damage on a disk is found when they are read."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 CHECKSUM: Final = "checksum"
+_FIRST_LINE: Final = "# checksum: "  # a comment in TOML, so that people may go on editing it
 
 
 def sealed_json(values: Mapping[str, Any]) -> bytes:
@@ -45,4 +46,40 @@ def unsealed_json(content: bytes) -> Any:
 
 def _checksum(values: Mapping[str, Any]) -> str:
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return _sha256(text)
+
+
+def sealed_text(text: str) -> bytes:
+    r"""Return ``text`` behind a comment that holds its checksum, as its first line.
+
+    First, so that a file that is cut does not look like one from before there were checksums.
+
+    >>> sealed_text("epochs = 3\n")[:20]
+    b'# checksum: 4f9956dd'
+    """
+    return f"{_FIRST_LINE}{_sha256(text)}\n{text}".encode()
+
+
+def unsealed_text(content: bytes) -> str:
+    r"""Return what :func:`sealed_text` was given; files from before it existed have no checksum.
+
+    Raises:
+        ValueError: it is no UTF-8, or has changed since it was written.
+
+    >>> unsealed_text(sealed_text("epochs = 3\n"))
+    'epochs = 3\n'
+    >>> unsealed_text(sealed_text("epochs = 3\n").replace(b"epochs = 3", b"epochs = 4", 1))
+    Traceback (most recent call last):
+    ValueError: the checksum does not fit: it has changed since it was written
+    """
+    found = content.decode()
+    if found[: len(_FIRST_LINE)] != _FIRST_LINE[: len(found)]:
+        return found
+    said, _, text = found.removeprefix(_FIRST_LINE).partition("\n")
+    if said != _sha256(text):
+        raise ValueError("the checksum does not fit: it has changed since it was written")
+    return text
+
+
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -128,14 +128,15 @@ def _index(ready: Path) -> dict[str, str]:
         paths = json.loads(path.read_bytes())["files"]
         if not all(_inside(found) for found in paths):
             raise ValueError("expected paths within the folder")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StateError(f"{path} is damaged; bring the folder back from a backup") from error
     return {str(n): found for n, found in enumerate(paths)}
 
 
 def _inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return bool(parts) and ".." not in parts and not path.startswith("/")
+    whole = bool(parts) and ".." not in parts and not path.startswith("/")
+    return whole and path.isascii() and path.isprintable()
 
 
 def _write(path: Path, content: Content) -> None:
