@@ -383,7 +383,8 @@ def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         print(f"| {o.scenario} | " + " | ".join(map(str, cells)) + " |", flush=True)
         for failure in o.failures:
             print(f"    {failure}")
-    return {"kills": sum(o.kills for o in outcomes), "scenarios": [asdict(o) for o in outcomes]}
+    rows = [asdict(o) | {"by_side": dict(o.by_side)} for o in outcomes]
+    return {"kills": sum(o.kills for o in outcomes), "scenarios": rows}
 
 
 def main() -> int:
