@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from benchmarks.fuzzing import files, payloads, records, states, wire
+from benchmarks.fuzzing import files, hostile, payloads, records, states, wire
 from benchmarks.fuzzing.contract import Target
 
 _KINDS: Final[Sequence[type[Target]]] = (
+    hostile.Admission,
+    hostile.Crowd,
     payloads.Decode,
     payloads.Unpack,
     payloads.Train,
