@@ -16,6 +16,8 @@ from typing import Any, final
 from benchmarks.fuzzing import mutate
 from benchmarks.fuzzing.contract import Target
 
+from eaves.runtime.process import return_freed_memory
+
 HANG_S = 2.0
 _POOL = 2000
 _SHORTEN_S = 2.0
@@ -137,6 +139,7 @@ class Loop:
 
     def _memory(self, data: bytes) -> str:
         """Return a finding where the same input takes as much once more."""
+        return_freed_memory()  # or it would take what malloc has kept of the first time
         before = _start_peak()
         attempt(self._target, data)
         grown = _peak() - before

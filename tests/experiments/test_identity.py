@@ -303,7 +303,8 @@ def test_other_versions_are_told_and_no_reason_to_refuse() -> None:
 
 
 def test_the_fingerprint_is_for_its_owner_alone(tmp_path: Path) -> None:
-    facts = {"format": 1, "a": [1]}
+    versions, net = {"eaves": "0.1", "torch": "2.13"}, {"package": "eaves"}
+    facts = {"format": 1, "kind": "train", "config": {}, "versions": versions, "net": net}
     sha256 = write_identity(tmp_path, facts)
     assert read_identity(tmp_path, sha256) == facts
     assert (tmp_path / "identity.json").stat().st_mode & 0o777 == 0o600
