@@ -14,7 +14,15 @@ from typing import ClassVar, final
 import torch
 from benchmarks.fuzzing import mutate
 from benchmarks.fuzzing.contract import MIB, Target, expect, joined, parted
-from benchmarks.fuzzing.payloads import FEATURES, INPUTS, SHAPE, example, small_half, upload
+from benchmarks.fuzzing.payloads import (
+    FEATURES,
+    INPUTS,
+    SHAPE,
+    Listening,
+    example,
+    small_half,
+    upload,
+)
 
 from eaves.codecs.base import decode
 from eaves.errors import EavesError, PayloadError
@@ -97,22 +105,6 @@ class _Deaf(Line):
 
 
 @final
-class _Honest(Line):
-    """An edge whose uploads are to be learnt from, whatever the others send."""
-
-    def __init__(self, run: Run):
-        self.run = run
-        self.said: queue.SimpleQueue[Receipt | EavesError] = queue.SimpleQueue()
-
-    def receipt(self, receipt: Receipt, *, done: int = 0) -> None:
-        if done:
-            self.said.put(receipt)
-
-    def refuse(self, error: EavesError) -> None:
-        self.said.put(error)
-
-
-@final
 class Crowd(Target):
     """What three hostile edges do to a cloud that an honest edge trains with.
 
@@ -136,7 +128,7 @@ class Crowd(Target):
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         self._lines: dict[str, Line] = {}
-        self._honest, self._good = _Honest(Run("honest", "run")), upload("fp32", 4)
+        self._honest, self._good = Listening(Run("honest", "run")), upload("fp32", 4)
         self._trainer.open(self._honest, steps=2**40, memory_bytes=2**60)
 
     def _work(self) -> None:

@@ -117,7 +117,7 @@ class Unpack(Target):
 
 
 @final
-class _Listening(Line):
+class Listening(Line):
     """What the trainer says of an upload."""
 
     def __init__(self, run: Run):
@@ -159,7 +159,7 @@ class Train(Target):
 
     def _enter(self) -> None:
         self._runs += 1
-        self._line = _Listening(Run("edge", f"run{self._runs}"))
+        self._line = Listening(Run("edge", f"run{self._runs}"))
         self._applied = self._trainer.open(self._line, steps=100, memory_bytes=2**60)
 
     def _work(self) -> None:

@@ -117,7 +117,7 @@ class Trainer:
         """
         if not self._edges:
             raise ConfigError("this cloud answers queries and does not train (--edges 0)")
-        known = line.run in self._register.accounts().accounts
+        known = line.run in self._register.accounts_of(line.run.edge)
         self.contributions.expect_welcome(line.run, steps=steps, known=known)
         return self._register.open(line, steps=steps, memory_bytes=memory_bytes)
 
