@@ -30,6 +30,7 @@ from eaves.network.group import Alone, Group, find_group
 from eaves.network.half import Accepts, Half
 from eaves.network.keeper import Keeper
 from eaves.network.ledger import Account, Run
+from eaves.network.opening import open_upload
 from eaves.network.policy import TrainingPolicy
 from eaves.network.trainer import Trainer
 from eaves.network.workqueue import Line, Receipt, UploadWork
@@ -114,6 +115,17 @@ def _payload(trial: str, rank: int, seq: int) -> bytes:
     return pack_upload(features, one.labels, FP32)
 
 
+def _opened(made: Half, line: Ear, seq: int, payload: bytes) -> UploadWork:
+    """Return work that is open already: what a step takes is not to depend on other threads."""
+    work = UploadWork(line, seq, seq - 1, payload)
+    work.opened.asked = True
+    try:
+        work.opened.value = open_upload(made.accepts, payload)
+    except EavesError as error:
+        work.opened.error = error
+    return work
+
+
 def _train(trial: str, group: Group, folder: Path) -> dict[str, Any]:
     """Train on what this rank has, and write the weights and what its edge heard."""
     made = half(trial, seed=group.rank)
@@ -127,8 +139,7 @@ def _train(trial: str, group: Group, folder: Path) -> dict[str, Any]:
     trainer.open(line, steps=STEPS, memory_bytes=1 << 30)
     last = 1 if trial == "once" else len(SIZES[group.rank])
     for seq in range(1, last + 1):
-        payload = _payload(trial, group.rank, seq)
-        trainer.work.put(UploadWork(line, seq, seq - 1, payload))
+        trainer.work.put(_opened(made, line, seq, _payload(trial, group.rank, seq)))
     trainer.stop()
     trainer.run()
     keeper.close()

@@ -159,6 +159,43 @@ def test_one_edge_keeps_one_thread_busy_and_has_so_much_open_at_most() -> None:
     assert queue.next_to_open(uploads_first=False) is None
 
 
+def asked(queue: WorkQueue) -> list[str]:
+    return [work.edge for work in queue.take_queries(1)]
+
+
+def test_an_edge_whose_queries_take_long_rests_until_others_have_learnt_as_long() -> None:
+    queue = WorkQueue()
+    for i in range(9):
+        queue.put(QueryWork(bytes([i]), edge="flood"))
+    queue.charge(queue.take_queries(1), 0.05)
+    assert asked(queue) == ["flood"]  # nobody else wants the thread
+    queue.put(upload("a", 1))
+    queue.put(QueryWork(b"x", edge="a"))
+    assert asked(queue) == ["a"]
+    assert asked(queue) == []
+    queue.pay_back(0.03)
+    assert asked(queue) == []
+    queue.pay_back(0.015)
+    assert asked(queue) == ["flood"]
+    queue.charge([QueryWork(b"x", edge="flood")] * 100, 1e9)
+    assert asked(queue) == []
+    queue.pay_back(0.2)  # so much at most
+    assert asked(queue) == ["flood"]
+
+
+def test_time_is_shared_out_by_the_number_of_examples() -> None:
+    queue, sizes = WorkQueue(opens=True), {"large": 9, "small": 1}
+    queries = [QueryWork(b"x", edge=edge) for edge in sizes]
+    for query in queries:
+        query.opened.value = torch.ones(sizes[query.edge], 3)
+    queue.charge(queries, 0.09)
+    queue.put(upload("a", 1))
+    for query in queries:
+        queue.put(query)
+    assert asked(queue) == ["small"]
+    assert asked(queue) == []
+
+
 def test_two_runs_of_one_edge_are_not_learnt_from_in_one_step() -> None:
     queue = WorkQueue()
     queue.put(UploadWork(Silent("a", "old"), 7, 6, b""))

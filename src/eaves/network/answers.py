@@ -35,7 +35,9 @@ class Answers:
         for _ in range(_BATCHES):
             if not (queries := work.take_queries(self.most)):
                 break
+            started = perf_counter()
             self.give(queries)
+            work.charge(queries, perf_counter() - started)
 
     def give(self, queries: list[QueryWork]) -> None:
         """Answer all of them."""

@@ -182,7 +182,9 @@ class Trainer:
                 uploads = self._intake.take(stopping=self._stopping.is_set())
                 turns = self._take_turns(len(uploads))
                 if busy := any(turn.uploads for turn in turns):
+                    started = perf_counter()
                     self._learn(uploads)
+                    self.work.pay_back(perf_counter() - started)
                 if again := not (busy or self._stopping.is_set()) and self.left > 0:
                     self._replays.step(self._learning, self.counts)
                 self._keep(turns)

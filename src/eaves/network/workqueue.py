@@ -3,6 +3,9 @@
 Edges take turns: one that sends much waits behind itself, not before the others. Work is opened
 (decoded) by other threads (:mod:`eaves.network.opening`), which take turns between edges as well;
 an upload that is long in opening is passed by.
+
+While uploads wait, an edge whose queries took the thread's time rests until as much has gone into
+learning: edges that only ask have half of the thread together, at most.
 """
 
 import threading
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from eaves.core.roles import Upload
 
 _PATIENCE_S: Final = 0.05  # with an upload that is not open yet; those that are open go first then
+_CREDIT_S: Final = 0.01  # of the thread's time, which an edge's queries have before it rests
+_LARGEST_DEBT_S: Final = 0.2  # a long time without uploads is not held against an edge
 T = TypeVar("T")
 
 
@@ -155,7 +160,8 @@ class WorkQueue:
 
     With ``opens`` work is taken only when it is open, by threads that call :meth:`next_to_open` and
     :meth:`has_opened`. Of uploads so many are open ``ahead``; of the queries of one edge, so many
-    that they take more than ``spare_bytes``.
+    that they take more than ``spare_bytes``. The thread says what took its time with :meth:`charge`
+    and :meth:`pay_back`.
     """
 
     def __init__(self, *, opens: bool = False, ahead: int = 1, spare_bytes: int = 2**60) -> None:
@@ -164,6 +170,7 @@ class WorkQueue:
         self._closed_queries, self._open_queries = _Turns[QueryWork](), _Turns[QueryWork]()
         self._open_bytes: dict[str, int] = {}  # of queries, by edge
         self._opening: dict[str, UploadWork | QueryWork] = {}  # one of each edge
+        self._debts_s: dict[str, float] = {}  # answered, not yet learnt as long
         lock = threading.Lock()
         self._changed, self._to_open = threading.Condition(lock), threading.Condition(lock)
         self._woken, self._closed, self._over = False, False, False
@@ -232,16 +239,37 @@ class WorkQueue:
             self._woken = False
 
     def _has_work(self) -> bool:
-        ready = self._ready_queries().count or self._ready_uploads(self._most)
+        ready = self._next_to_ask() is not None or self._ready_uploads(self._most)
         return bool(self._woken or ready)
+
+    def _next_to_ask(self) -> str | None:
+        """Return the edge whose query is next; those with debts rest while uploads wait."""
+        edges = self._ready_queries().by_edge
+        if not self._uploads.count:
+            return next(iter(edges), None)
+        return next((e for e in edges if self._debts_s.get(e, 0.0) <= _CREDIT_S), None)
+
+    def charge(self, queries: list[QueryWork], took_s: float) -> None:
+        """Note that answering took so long, shared out by the number of examples."""
+        sizes = [1 if (x := query.opened.value) is None else len(x) for query in queries]
+        with self._changed:
+            for query, size in zip(queries, sizes, strict=True):
+                debt_s = self._debts_s.get(query.edge, 0.0) + took_s * size / sum(sizes)
+                self._debts_s[query.edge] = min(debt_s, _LARGEST_DEBT_S)
+
+    def pay_back(self, took_s: float) -> None:
+        """Note that learning took so long: it pays back what answering took."""
+        with self._changed:
+            each_s = took_s / max(1, len(self._debts_s))
+            left = {edge: debt_s - each_s for edge, debt_s in self._debts_s.items()}
+            self._debts_s = {edge: debt_s for edge, debt_s in left.items() if debt_s > 0}
 
     def take_queries(self, most: int) -> list[QueryWork]:
         """Return up to ``most`` queries of so many examples together, or one that has more."""
         with self._changed:
             ready, taken, examples = self._ready_queries(), list[QueryWork](), 0
-            while ready.count and len(taken) < most:
-                edge, works = next(iter(ready.by_edge.items()))
-                value = works[0].opened.value
+            while len(taken) < most and (edge := self._next_to_ask()) is not None:
+                value = ready.by_edge[edge][0].opened.value
                 examples += 1 if value is None else len(value)
                 if taken and examples > most:
                     break
