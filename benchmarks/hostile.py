@@ -1,6 +1,6 @@
 """One hostile edge beside nine honest ones: what the honest ones notice of each attack.
 
-    python -m benchmarks.hostile [--attack NAME ...] [--seconds 10] [--json FILE]
+    python -m benchmarks.hostile [--attack NAME ...] [--seconds 10] [--repeat 1] [--json FILE]
 
 A real `eaves serve` with TLS and tokens on loopback for each row, and nine edges that train and ask
 at a steady rate, all in this process; the hostile one (benchmarks/hostility/attacks.py) is a
@@ -14,7 +14,9 @@ alive        whether the cloud still served at the end, and ended by SIGTERM wit
 
 The hostile process needs CPU too, and on few cores takes it from the cloud and the honest edges:
 `--nice` (default 10) is how much it gives way; the row `idle-spin` in its place burns as much CPU
-and calls nobody, to tell the two apart.
+and calls nobody, to tell the two apart. With --repeat all rows are measured so often, in turns; a
+time is then the median over them with the least and the greatest, accuracy the least, and memory
+the most.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -59,6 +62,7 @@ epochs = 2
 lr = 0.05
 """
 ONCE = CONFIG + 'send = "once"\ncloud_epochs = 4\n'
+ONCE_STEPS = 44  # that the digits have, once
 SPIN = "while True: pass"
 
 
@@ -87,13 +91,17 @@ class Measured:
 def main() -> int:
     options = parse()
     torch.set_num_threads(1)
-    results: dict[str, Any] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     with TemporaryDirectory() as temporary:
-        for name in options.attack or ["none", *ATTACKS]:
-            results[name] = measured(Path(temporary) / name, name, options)
-            print(row(name, results[name]), flush=True)
-            write_json(options.json, results)
-    return 0 if all(found["alive"] for found in results.values()) else 1
+        for turn in range(options.repeat):
+            for name in options.attack or ["none", *ATTACKS]:
+                found = measured(Path(temporary) / f"{name}-{turn}", name, options)
+                results.setdefault(name, []).append(found)
+                print(row(name, [found]), flush=True)
+                write_json(options.json, results)
+    if options.repeat > 1:
+        print("", *(row(name, found) for name, found in results.items()), sep="\n")
+    return 0 if all(one["alive"] for found in results.values() for one in found) else 1
 
 
 def parse() -> argparse.Namespace:
@@ -103,6 +111,7 @@ def parse() -> argparse.Namespace:
     names = ["none", "idle-spin", *ATTACKS]
     parser.add_argument("--attack", action="append", choices=names, help="by default all")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row, at least")
+    parser.add_argument("--repeat", type=int, default=1, help="measurements of each row")
     parser.add_argument("--nice", type=int, default=10, help="of the hostile process")
     parser.add_argument("--json", type=Path, help="write JSON here")
     return parser.parse_args()
@@ -118,6 +127,8 @@ def measured(folder: Path, name: str, options: argparse.Namespace) -> dict[str, 
     homes = [make_token(served.certs, f"edge-{i}") for i in range(HONEST + 1)]
     world = world_of(folder / "cloud.toml")
     steps = max(EDGE_STEPS, int(UPLOADS_PER_S * options.seconds))
+    if name == "store-filling":
+        steps = ONCE_STEPS
     # fmt: off
     spec = Spec(
         attack=name, address=served.address, folder=str(homes[-1]), terms=world.terms,
@@ -333,15 +344,27 @@ def p99_ms(found: list[float]) -> float:
     return 1e3 * float(np.quantile(found, 0.99)) if found else float("nan")
 
 
-def row(name: str, found: dict[str, Any]) -> str:
-    accuracy = "   -" if found["accuracy"] is None else f"{found['accuracy']:5.1f}"
+def row(name: str, found: list[dict[str, Any]]) -> str:
+    accuracies = [one["accuracy"] for one in found if one["accuracy"] is not None]
+    total = {key: sum(one[key] for one in found) for key in ("uploads", "queries", "unanswered")}
+    broken = sum(len(one["broken"]) for one in found)
     return (
-        f"{name:<17} receipt p99 {found['receipt_p99_ms']:7.1f} ms ({found['uploads']}), query p99 "
-        f"{found['query_p99_ms']:7.1f} ms ({found['queries']}, {found['unanswered']} unanswered), "
-        f"accuracy {accuracy} %, RSS {found['rss_peak_mb']:5.0f} MB, at the end "
-        f"{found['rss_end_mb']:5.0f}, {'alive' if found['alive'] else 'DEAD'}"
-        + (f", {len(found['broken'])}+ broken streams" if found["broken"] else "")
+        f"{name:<17} receipt p99 {spread(found, 'receipt_p99_ms')} ms ({total['uploads']}), "
+        f"query p99 {spread(found, 'query_p99_ms')} ms "
+        f"({total['queries']}, {total['unanswered']} unanswered), "
+        f"accuracy {min(accuracies, default=float('nan')):5.1f} %, "
+        f"RSS {max(one['rss_peak_mb'] for one in found):5.0f} MB, "
+        f"at the end {max(one['rss_end_mb'] for one in found):5.0f}, "
+        + ("alive" if all(one["alive"] for one in found) else "DEAD")
+        + (f", {broken}+ broken streams" if broken else "")
     )
+
+
+def spread(found: list[dict[str, Any]], key: str) -> str:
+    """Return the median, and the least and the greatest where there are several."""
+    values = sorted(one[key] for one in found)
+    middle = f"{median(values):6.1f}"
+    return middle if len(values) == 1 else f"{middle} ({values[0]:.0f}-{values[-1]:.0f})"
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ from eaves.experiments.phases import edge_phases
 from eaves.network.certificates import make_device, make_token
 from eaves.network.wire import pack_terms
 
+STEPS = 10_000  # of each edge: more than it makes
 CONFIG = """
 data = "digits"
 net = "small"
@@ -134,7 +135,7 @@ def main() -> int:
         config = CONFIG.format(cut=options.cut, batch=options.batch)
         served = Served(
             folder, config, "--edges", str(options.edges), "--auth", options.auth,
-            "--max-edges", str(options.edges),
+            "--max-edges", str(options.edges), "--total-steps", str(STEPS * options.edges),
         )  # fmt: skip
         specs = prepare(options, folder, served)
         with served:
@@ -186,7 +187,7 @@ def prepare(options: argparse.Namespace, folder: Path, served: Served) -> list[S
             folders=homes[i :: options.swarms],
             payloads=payloads,
             terms=pack_terms(terms),
-            steps=10_000,
+            steps=STEPS,
             active=max(1, options.active // options.swarms),
             turn_s=options.turn_s,
             seed=options.seed + i,

@@ -156,6 +156,7 @@ def test_what_is_finished_is_not_done_again(done: tuple[TrainConfig, SweepRecord
     assert events[-1] == record
 
 
+@pytest.mark.slow
 def test_an_audit_of_another_bundle_or_effort_is_made_again(
     done: tuple[TrainConfig, SweepRecord],
 ) -> None:

@@ -23,6 +23,13 @@ def test_a_dead_link_is_noticed_within_80_seconds_by_both_sides() -> None:
     assert server["grpc.http2.min_ping_interval_without_data_ms"] < 20_000
 
 
+def test_one_connection_fills_little_memory_with_calls_that_nobody_reads() -> None:
+    """Were gRPC to probe the bandwidth, the windows would have grown with it."""
+    server = dict(server_options())
+    assert server["grpc.http2.bdp_probe"] == 0
+    assert server["grpc.http2.lookahead_bytes"] * server["grpc.max_concurrent_streams"] <= 2**24
+
+
 def test_a_target_does_not_print_its_secrets(certs: Path) -> None:
     folder = certs / "ours" / "devices" / "edge-2"
     target = secure_target("localhost:1", folder)

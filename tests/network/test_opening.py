@@ -210,7 +210,7 @@ def test_a_query_that_nobody_waits_for_is_not_decoded() -> None:
         ("fp32+range", 1, False),
     ],
 )
-def test_small_queries_are_open_as_they_come_and_others_go_to_the_threads(
+def test_small_queries_are_ready_as_they_come_and_others_go_to_the_threads(
     codec: str, rows: int, at_once: bool
 ) -> None:
     work = WorkQueue(opens=True)
@@ -221,8 +221,5 @@ def test_small_queries_are_open_as_they_come_and_others_go_to_the_threads(
     assert work.take_queries(9) == ([query] if at_once else [])
     bad = QueryWork(b"bad", edge="a")
     opener.ask(bad)
-    assert work.take_queries(9) == []
-    opener.start()
-    with pytest.raises(PayloadError):
-        bad.answer.result(timeout=10)
-    opener.close()
+    # Whoever answers it refuses it, but where its codec can take long.
+    assert work.take_queries(9) == ([] if codec == "fp32+range" else [bad])

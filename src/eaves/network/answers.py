@@ -82,10 +82,13 @@ class Answers:
         if (features := query.opened.value) is not None:
             return features
         try:
-            return open_query(self._half.accepts, query.payload)
+            query.opened.value = open_query(self._half.accepts, query.payload)
         except PayloadError as error:
             query.answer.set_exception(error)
-            return None
+        except Exception as error:  # of any kind: it may not end the thread
+            _log.exception("a query could not be opened", extra={"edge": query.edge})
+            query.answer.set_exception(PayloadError(f"it cannot be decoded: {error!r:.200}"))
+        return query.opened.value
 
 
 def _refuse(query: QueryWork, error: Exception) -> None:

@@ -6,8 +6,8 @@ half takes before anything is decoded, so that nothing costs more than what an h
 
 import logging
 import threading
-from contextlib import suppress
 from functools import partial
+from math import prod
 from typing import Final, final
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from eaves.codecs.base import decode
 from eaves.codecs.budget import time_limit
 from eaves.codecs.contract import Buffer
+from eaves.codecs.payload import Payload
 from eaves.codecs.upload import unpack_upload
 from eaves.core.roles import Upload
 from eaves.errors import EavesError, PayloadError
@@ -23,7 +24,7 @@ from eaves.network.workqueue import QueryWork, UploadWork, WorkQueue
 
 _THREADS: Final = 4  # one edge has one of them at most
 _LONGEST_S: Final = 10.0  # a payload of what was agreed takes far less
-_SMALL_BYTES: Final = 2**16  # decoded sooner than another thread could be asked to
+_SMALL_BYTES: Final = 2**16  # decoded sooner than a thread could be asked to
 _SLOW_STAGES: Final = frozenset(("range", "png", "jpeg"))
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ def open_upload(accepts: Accepts, payload: Buffer) -> Upload:
     return Upload(features, labels_B)
 
 
-def open_query(accepts: Accepts, payload: Buffer, *, limit_bytes: int | None = None) -> Tensor:
-    """Return the features of a query, of ``limit_bytes`` at most.
+def open_query(accepts: Accepts, payload: Buffer) -> Tensor:
+    """Return the features of a query.
 
     Raises:
         PayloadError: it is damaged, or not what the cloud half takes.
@@ -51,7 +52,7 @@ def open_query(accepts: Accepts, payload: Buffer, *, limit_bytes: int | None = N
     with time_limit(_LONGEST_S):
         features = decode(
             payload,
-            limit_bytes=limit_bytes or accepts.limit_bytes,
+            limit_bytes=accepts.limit_bytes,
             expect=partial(accepts.expect, most=accepts.query_batch),
         )
     accepts.check(features)
@@ -82,13 +83,21 @@ class Opener:
             thread.join()
 
     def ask(self, query: QueryWork) -> None:
-        """Put a query into the queue; where it and what it holds are small, it is open by then."""
-        if len(query.payload) <= self._small_bytes:
-            with suppress(EavesError):  # of another thread, which finds the same and says so
-                query.opened.value = open_query(
-                    self._accepts, query.payload, limit_bytes=self._small_bytes
-                )
-        self._work.put(query)
+        """Put a query into the queue; where it and what it holds are small, its answerer opens it.
+
+        Not this thread, the server's: each operation of torch lets another thread take over, and
+        the next call would wait for that.
+        """
+        self._work.put(query, ready=self._is_small(query))
+
+    def _is_small(self, query: QueryWork) -> bool:
+        if len(query.payload) > self._small_bytes:
+            return False
+        try:
+            shape = Payload.shape_of(query.payload)
+        except PayloadError:
+            return True  # it takes no time to refuse
+        return prod(shape) * self._accepts.dtype.itemsize <= self._small_bytes
 
     def _run(self, uploads_first: bool) -> None:
         while (work := self._work.next_to_open(uploads_first=uploads_first)) is not None:

@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
@@ -80,7 +81,7 @@ class Service:
         self._version, self._packed_terms = version, pack_terms(terms)
         self._open: dict[str, Connection] = {}
         self.shares, self.held = Shares(limits), Held(limits)
-        self._queries = 0
+        self._queries, self._returns = 0, _Returns()
         self.stopping = False
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -189,7 +190,7 @@ class Service:
             self._trainer.work.put(work)
             del message, upload, work  # or they would be kept until the next one comes
 
-    async def infer(self, messages: AsyncIterator[Query | None], context: Context) -> Message:
+    async def infer(self, _: AsyncIterator[Query | None], context: Context) -> Message:
         """One batch of inference."""
         share = self.shares.of(host_of(context))  # until it is known who calls
         try:
@@ -200,15 +201,15 @@ class Service:
             with share.query():
                 self._queries += 1
                 try:
-                    return await self._answered(await anext(messages, None), peer)
+                    return await self._answered(await context.read(), peer)
                 finally:
                     self._queries -= 1
         except EavesError as error:
             await _abort(context, error, share)
             raise AssertionError("abort has raised") from error
 
-    async def _answered(self, query: Query | None, peer: Peer) -> Message:
-        if query is None:
+    async def _answered(self, query: object, peer: Peer) -> Message:
+        if not isinstance(query, Query):  # None, or gRPC's word for the end
             raise PayloadError("expected a query, got bytes that are no message")
         _expect_protocol(query.protocol, "?", self._version)
         if query.session and query.session != self._trainer.session:
@@ -218,8 +219,7 @@ class Service:
         work = QueryWork(query.payload, edge=peer.name)
         self.held.hold(peer.name, work, len(work.payload))
         self._trainer.ask(work)
-        answer: bytes = await asyncio.wrap_future(work.answer)
-        return Answer(payload=answer, ticket=query.ticket)
+        return Answer(payload=await self._returns.of(work.answer), ticket=query.ticket)
 
     async def status(self, _: AsyncIterator[bytes], context: Context) -> Message:
         """Say what this edge has sent, and what the cloud is; there is nothing in the request."""
@@ -328,6 +328,53 @@ def _expect_protocol(protocol: int, edge: str, cloud: str) -> None:
             f"the edge (Eaves {edge[:20]}) speaks version {protocol} of the protocol, the cloud "
             f"(Eaves {cloud}) version {PROTOCOL}; install the same Eaves on both sides"
         )
+
+
+@final
+class _Returns:
+    """Brings answers from the trainer's thread into the event loop, all of a batch at once.
+
+    (:func:`asyncio.wrap_future` wakes the loop for each.)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ready: list[tuple[asyncio.Future[bytes], Future[bytes]]] = []
+
+    async def of(self, answer: "Future[bytes]") -> bytes:
+        """Return an answer once it is there; let go of it where nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        here: asyncio.Future[bytes] = loop.create_future()
+        answer.add_done_callback(lambda done: self._has(loop, here, done))
+        try:
+            return await here
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
+
+    def _has(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        here: "asyncio.Future[bytes]",
+        answer: "Future[bytes]",
+    ) -> None:
+        with self._lock:
+            self._ready.append((here, answer))
+            if len(self._ready) > 1:
+                return
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(self._bring)
+
+    def _bring(self) -> None:
+        with self._lock:
+            ready, self._ready = self._ready, []
+        for here, answer in ready:
+            if here.cancelled():
+                continue
+            if (error := answer.exception()) is not None:
+                here.set_exception(error)
+            else:
+                here.set_result(answer.result())
 
 
 def _superseded(name: str) -> SupersededError:

@@ -23,6 +23,7 @@ STATUS: Final = f"/{SERVICE}/Status"
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 _OVERHEAD_BYTES: Final = 4096  # of a message around its payload
 _METADATA_BYTES: Final = 16 * 1024
+_WINDOW_BYTES: Final = 2**18  # of a call, received before anybody has asked for it
 _MOST_TERMS: Final = 2**20  # characters; a thousand classes have some 20 000
 _MOST_NAMED: Final = 10  # differences in a message: gRPC carries a few KB
 PING_S: Final = 20.0
@@ -83,6 +84,11 @@ def server_options(
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(ping_s / 2)),
         ("grpc.max_connection_idle_ms", _ms(30 * ping_s)),
         ("grpc.max_concurrent_streams", 64),  # of one connection
+        # gRPC lets the window of every call grow with the bandwidth, also that of a call which
+        # nobody reads: strangers on a fast link would fill a gigabyte before they are refused. A
+        # message that is being read has a window of its own size.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         ("grpc.so_reuseport", 0),  # two clouds on one port would each get half of the edges
     )
 

@@ -183,10 +183,13 @@ class WorkQueue:
     def _queries(self) -> int:
         return self._closed_queries.count + self._open_queries.count
 
-    def put(self, work: UploadWork | QueryWork) -> None:
-        """Add work at the end; an upload that comes after :meth:`close` is let go."""
+    def put(self, work: UploadWork | QueryWork, *, ready: bool = False) -> None:
+        """Add work at the end; an upload that comes after :meth:`close` is let go.
+
+        A query may be ``ready`` though it is not open: whoever takes it opens it.
+        """
         with self._changed:
-            if isinstance(work, QueryWork) and work.opened.value is not None:
+            if isinstance(work, QueryWork) and (ready or work.opened.value is not None):
                 self._add_open(work, work.opened.value)
                 return
             if isinstance(work, QueryWork):
@@ -352,9 +355,10 @@ class WorkQueue:
             if self._uploads.count or self._closed_queries.count:
                 self._to_open.notify()
 
-    def _add_open(self, work: QueryWork, value: "Tensor") -> None:
+    def _add_open(self, work: QueryWork, value: "Tensor | None") -> None:
         self._open_queries.add(work.edge, work)
-        self._open_bytes[work.edge] = self._open_bytes.get(work.edge, 0) + value.nbytes
+        if value is not None:
+            self._open_bytes[work.edge] = self._open_bytes.get(work.edge, 0) + value.nbytes
         self._changed.notify()
 
     def end_opening(self) -> None:
