@@ -4,7 +4,8 @@
 
 A real `eaves serve` with TLS and tokens on loopback for each row, and nine edges that train and ask
 at a steady rate, all in this process; the hostile one (benchmarks/hostility/attacks.py) is a
-process of its own. The row `none` is the undisturbed run. A row has
+process of its own. The row `none` is the undisturbed run, `none-once` that of edges whose uploads
+travel once, as in `store-filling`. A row has
 
 receipt      p99 of the time from an upload of an honest edge to its receipt
 query        p99 of the time that an honest query takes, and how many had no answer
@@ -63,6 +64,7 @@ lr = 0.05
 """
 ONCE = CONFIG + 'send = "once"\ncloud_epochs = 4\n'
 ONCE_STEPS = 44  # that the digits have, once
+OF_ONCE, UNDISTURBED = ("none-once", "store-filling"), ("none", "none-once")
 SPIN = "while True: pass"
 
 
@@ -94,7 +96,7 @@ def main() -> int:
     results: dict[str, list[dict[str, Any]]] = {}
     with TemporaryDirectory() as temporary:
         for turn in range(options.repeat):
-            for name in options.attack or ["none", *ATTACKS]:
+            for name in options.attack or ["none", "none-once", *ATTACKS]:
                 found = measured(Path(temporary) / f"{name}-{turn}", name, options)
                 results.setdefault(name, []).append(found)
                 print(row(name, [found]), flush=True)
@@ -108,7 +110,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["none", "idle-spin", *ATTACKS]
+    names = ["none", "none-once", "idle-spin", *ATTACKS]
     parser.add_argument("--attack", action="append", choices=names, help="by default all")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row, at least")
     parser.add_argument("--repeat", type=int, default=1, help="measurements of each row")
@@ -120,14 +122,14 @@ def parse() -> argparse.Namespace:
 def measured(folder: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     # fmt: off
     served = Served(
-        folder, ONCE if name == "store-filling" else CONFIG, "--auth", "tokens",
+        folder, ONCE if name in OF_ONCE else CONFIG, "--auth", "tokens",
         "--edges", str(HONEST + 1), "--store-mb", "20", "--checkpoint-s", "2",
     )
     # fmt: on
     homes = [make_token(served.certs, f"edge-{i}") for i in range(HONEST + 1)]
     world = world_of(folder / "cloud.toml")
     steps = max(EDGE_STEPS, int(UPLOADS_PER_S * options.seconds))
-    if name == "store-filling":
+    if name in OF_ONCE:
         steps = ONCE_STEPS
     # fmt: off
     spec = Spec(
@@ -137,7 +139,7 @@ def measured(folder: Path, name: str, options: argparse.Namespace) -> dict[str, 
     # fmt: on
     with served, Peak(served.pid) as peak:
         with hostile(spec, options.nice):
-            time.sleep(2.0 if name != "none" else 0.0)
+            time.sleep(0.0 if name in UNDISTURBED else 2.0)
             found = asyncio.run(honest(spec, world, homes[:-1]))
         accuracy = asyncio.run(accuracy_of(spec, world, homes[0])) if peak.alive() else None
         last = rss_bytes(served.pid) if peak.alive() else 0
@@ -189,7 +191,7 @@ def world_of(path: Path) -> World:
 
 @contextmanager
 def hostile(spec: Spec, niceness: int) -> Iterator[None]:
-    if spec.attack == "none":
+    if spec.attack in UNDISTURBED:
         yield
         return
     module = ["-c", SPIN] if spec.attack == "idle-spin" else ["-m", "benchmarks.hostility.attacks"]

@@ -211,6 +211,8 @@ class Optimised:
         self.clip: GradientClip | None = None
         """Set where an upload may be an outlier."""
         self._draws = Draws(device)
+        # Of each module: to find them takes longer than to copy them.
+        self._buffers = [module._buffers for module in self.modules.modules()]
         self._optimiser = _optimiser(self.modules, schedule)
 
     @contextmanager
@@ -233,7 +235,12 @@ class Optimised:
         Raises:
             DivergedError: it was interrupted while the weights changed.
         """
-        before = [(buffer, buffer.clone()) for buffer in self.modules.buffers()]
+        before = [
+            (buffer, buffer.clone())
+            for own in self._buffers
+            for buffer in own.values()
+            if buffer is not None
+        ]
         drawn = self._draws.state
         try:
             yield

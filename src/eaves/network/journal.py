@@ -16,8 +16,10 @@ the weights after so many ``lines``), ``forgot`` (edge).
 import hashlib
 import json
 import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from time import time
@@ -29,6 +31,7 @@ from eaves.errors import StateError, StorageError
 NAME: Final = "journal.jsonl"
 """Of rank 0 of a cloud; those of others have theirs in it."""
 _MODE: Final = 0o600
+_TOGETHER_S: Final = 0.05  # lines that come so soon after each other are written at once
 _LONGEST: Final = 300  # characters of a reason: an edge may have chosen some of them
 
 
@@ -53,10 +56,11 @@ class Journal:
             )
         self.lines = found[-1]["n"] if found else lines
         self._chain = str(found[-1]["chain"]) if found else ""
+        self._added: deque[tuple[dict[str, Any], Buffer | None]] = deque()
         self._pending: list[bytes] = []
         self._size = sum(len(line) for line in _whole_lines(path))
         self._writer = ThreadPoolExecutor(1, "eaves-journal")
-        self._last: Future[None] | None = None
+        self._hurry = threading.Event()
         if not found:
             self.add("begun", missing=lines)
         elif self.lines > lines:
@@ -67,13 +71,17 @@ class Journal:
         """Add a line; ``payload`` is digested, not kept."""
         self.lines += 1
         record = {"n": self.lines, "at": round(time(), 3), "event": event, **facts}
-        self._last = self._writer.submit(self._write, record, payload)
+        self._added.append((record, payload))
+        if len(self._added) == 1:
+            self._writer.submit(self._write)
 
     def flush(self) -> None:
         """Force all lines to the disk; raises :class:`StorageError`, and none is lost by that."""
-        if self._last is not None:
-            self._last.result()
-        self._writer.submit(self._append, sync=True).result()
+        self._hurry.set()
+        try:
+            self._writer.submit(self._write, sync=True).result()
+        finally:
+            self._hurry.clear()
 
     def close(self) -> None:
         """Write what is left, if the disk takes it, and end the thread."""
@@ -81,14 +89,25 @@ class Journal:
             self.flush()
         self._writer.shutdown()
 
-    def _write(self, record: dict[str, Any], payload: Buffer | None) -> None:
-        if payload is not None:
-            record["sha256"] = hashlib.sha256(payload).hexdigest()
-        if isinstance(record.get("why"), str):
-            record["why"] = record["why"][:_LONGEST]
-        self._chain = _chained(self._chain, record)
-        self._pending.append(json.dumps({**record, "chain": self._chain}).encode() + b"\n")
-        with suppress(StorageError):  # tried again with the next line, and before a checkpoint
+    def _write(self, *, sync: bool = False) -> None:
+        """Write the lines that are there; without ``sync``, those of a moment together."""
+        if not sync:
+            self._hurry.wait(_TOGETHER_S)
+        while self._added:
+            record, payload = self._added[0]
+            if payload is not None:
+                record["sha256"] = hashlib.sha256(payload).hexdigest()
+            if isinstance(record.get("why"), str):
+                record["why"] = record["why"][:_LONGEST]
+            self._chain = _chained(self._chain, record)
+            self._pending.append(json.dumps({**record, "chain": self._chain}).encode() + b"\n")
+            self._added.popleft()
+        if sync:
+            self._append(sync=True)
+            return
+        if not self._pending:
+            return
+        with suppress(StorageError):  # tried again with the next lines, and before a checkpoint
             self._append(sync=False)
 
     def _append(self, *, sync: bool) -> None:

@@ -5,8 +5,8 @@ restart, and an edge is released while the cloud runs.
 """
 
 from pathlib import Path
-from time import gmtime, strftime
-from typing import final
+from time import gmtime, monotonic, strftime
+from typing import Final, final
 from urllib.parse import quote, unquote
 
 from eaves.errors import AccessError, ConfigError
@@ -15,6 +15,8 @@ from eaves.runtime.sealed import sealed_json, unsealed_json
 
 _MODE = 0o600
 _LONGEST = 600  # characters of a reason
+_LOOK_S: Final = 0.25  # how soon is seen what another process has set aside
+_MOST_SEEN: Final = 4096  # edges
 
 
 @final
@@ -27,14 +29,20 @@ class Quarantine:
     def __init__(self, folder: Path, strikes: int):
         self._folder, self._strikes = folder, strikes
         self._refused: dict[str, int] = {}
+        self._free_until: dict[str, float] = {}
 
     def expect_free(self, edge: str) -> None:
         """Raise an :class:`AccessError` where an edge is set aside; the message says why."""
+        if (now := monotonic()) < self._free_until.get(edge, 0.0):
+            return
         if (path := self._path(edge)).exists():
             raise AccessError(
                 f"{edge} is in quarantine, {_reason(path)}. What it sends is refused until an "
                 f"operator of the cloud releases it: `eaves serve ... --release {edge}`"
             )
+        if len(self._free_until) >= _MOST_SEEN:
+            self._free_until.clear()
+        self._free_until[edge] = now + _LOOK_S
 
     def strike(self, edge: str, why: str) -> bool:
         """Count an upload that was refused; return whether the edge is set aside for it."""
@@ -46,6 +54,7 @@ class Quarantine:
 
     def set_aside(self, edge: str, why: str) -> None:
         """Refuse an edge from now on; raises :class:`StorageError` where the disk refuses."""
+        self._free_until.pop(edge, None)
         since = strftime("%Y-%m-%d %H:%M:%S UTC", gmtime())
         content = sealed_json({"edge": edge, "since": since, "why": why[:500]})
         write_atomically(self._path(edge), content, mode=_MODE)

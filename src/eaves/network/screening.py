@@ -15,6 +15,7 @@ more than ``times`` that of the largest of the three; and an edge's own level co
 Dimension key:  B batch
 """
 
+from bisect import bisect_left, insort
 from math import sqrt
 from typing import Any, Final, final
 
@@ -45,6 +46,7 @@ class Screening:
     def __init__(self, times: float, probed: Scale | None):
         self._times, self._probed = times, probed
         self._levels: dict[str, tuple[Level, Level]] = {}
+        self._sorted: tuple[list[float], list[float]] = ([], [])  # the values of the levels
 
     def check(self, edge: str, features: Tensor) -> Scale | None:
         """Return how large the features of an edge are; raise where they are too large.
@@ -69,21 +71,39 @@ class Screening:
         if scale is None:
             return
         if edge not in self._levels and len(self._levels) >= _MOST_EDGES:
-            del self._levels[next(iter(self._levels))]
-        rms, peak = self._levels.setdefault(edge, (Level(), Level()))
-        rms.add(scale.rms)
-        peak.add(scale.peak)
+            for level, values in zip(
+                self._levels.pop(next(iter(self._levels))), self._sorted, strict=True
+            ):
+                _remove(values, level.value)
+        levels = self._levels.get(edge)
+        if levels is None:
+            levels = self._levels[edge] = (Level(), Level())
+        else:
+            for level, values in zip(levels, self._sorted, strict=True):
+                _remove(values, level.value)
+        for level, values, figure in zip(
+            levels, self._sorted, (scale.rms, scale.peak), strict=True
+        ):
+            level.add(figure)
+            insort(values, level.value)
 
     def _most(self, edge: str, i: int) -> float:
         """Return the largest figure that is accepted; 0: anything, nothing is known yet."""
         own = self._levels[edge][i].value if edge in self._levels else 0.0
-        others = sorted(levels[i].value for name, levels in self._levels.items() if name != edge)
-        usual = others[(len(others) - 1) // 2] if others else own
+        usual = self._usual_of_others(edge, own, self._sorted[i])
         if self._probed is not None:
             probed = (self._probed.rms, self._probed.peak)[i]
             # Features grow as an edge learns, and it may have learnt before it sends.
             usual = max(usual, probed * _LEARNT / self._times)
         return self._times * max(usual, min(own, self._times * usual))
+
+    def _usual_of_others(self, edge: str, own: float, values: list[float]) -> float:
+        """Return the lower median of the levels of all but one; its own where there are none."""
+        known = edge in self._levels
+        if not (others := len(values) - known):
+            return own
+        middle = (others - 1) // 2
+        return values[middle + (known and bisect_left(values, own) <= middle)]
 
     def facts(self) -> dict[str, Any]:
         """Return the levels, for a checkpoint."""
@@ -99,3 +119,10 @@ class Screening:
             }
         except (TypeError, ValueError) as error:
             raise StateError(f"the checkpoint has no levels of the edges: {error}") from error
+        rms, peak = ([pair[i].value for pair in self._levels.values()] for i in (0, 1))
+        self._sorted = (sorted(rms), sorted(peak))
+
+
+def _remove(values: list[float], value: float) -> None:
+    """Take one value out of a sorted list that has it."""
+    del values[bisect_left(values, value)]

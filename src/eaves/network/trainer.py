@@ -67,7 +67,7 @@ class Trainer:
         session: str = "",
     ):
         self._half, self._keeper, self._group, self._edges = half, keeper, group, edges
-        self.work = WorkQueue(opens=True, ahead=merge, spare_bytes=half.accepts.limit_bytes)
+        self.work = WorkQueue(opens=True, ahead=merge + 2, spare_bytes=half.accepts.limit_bytes)
         self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
         self.figures = self._learning.figures

@@ -196,7 +196,10 @@ class WorkQueue:
                 self._closed_queries.add(work.edge, work)
             elif not self._closed:
                 self._uploads.add(work.edge, work)
-            (self._to_open if self._opens else self._changed).notify()
+            if self._opens:
+                self._ask_to_open()
+            else:
+                self._changed.notify()
 
     def edges(self) -> int:
         """Return of how many edges uploads wait."""
@@ -240,6 +243,8 @@ class WorkQueue:
             opening = self._opens and bool(self._uploads.count)
             self._changed.wait_for(self._has_work, _PATIENCE_S if opening else timeout_s)
             self._woken = False
+            if self._uploads.count:
+                self._ask_to_open()  # an upload may have become late: others go first
 
     def _has_work(self) -> bool:
         ready = self._next_to_ask() is not None or self._ready_uploads(self._most)
@@ -281,8 +286,8 @@ class WorkQueue:
                     self._open_bytes[edge] -= value.nbytes
                     if not self._open_bytes[edge]:
                         del self._open_bytes[edge]
-            if taken and self._closed_queries.count:
-                self._to_open.notify()
+            if taken:
+                self._ask_to_open()
             return taken
 
     def take_uploads(self, most: int) -> list[UploadWork]:
@@ -293,8 +298,8 @@ class WorkQueue:
         with self._changed:
             self._most = most
             taken = [self._uploads.pop(edge) for edge in self._ready_uploads(most)]
-            if taken and self._opens and self._uploads.count:
-                self._to_open.notify()
+            if taken:
+                self._ask_to_open()
             return taken
 
     def _ready_queries(self) -> "_Turns[QueryWork]":
@@ -327,11 +332,21 @@ class WorkQueue:
                 self._to_open.wait()
             return None
 
-    def _next_query(self) -> QueryWork | None:
+    def _ask_to_open(self) -> None:
+        """Wake a thread where there is work for it: each that wakes in vain holds up the others."""
+        if self._opens and (self._query_to_open() is not None or self._next_upload() is not None):
+            self._to_open.notify()
+
+    def _query_to_open(self) -> str | None:
+        """Return the edge whose query is to be opened next."""
         for edge in self._closed_queries.by_edge:
             if edge not in self._opening and self._open_bytes.get(edge, 0) <= self._spare_bytes:
-                return self._closed_queries.pop(edge)
+                return edge
         return None
+
+    def _next_query(self) -> QueryWork | None:
+        edge = self._query_to_open()
+        return None if edge is None else self._closed_queries.pop(edge)
 
     def _next_upload(self) -> UploadWork | None:
         ahead, now = 0, monotonic()
@@ -352,8 +367,7 @@ class WorkQueue:
                 self._add_open(work, work.opened.value)
             else:
                 self._changed.notify()
-            if self._uploads.count or self._closed_queries.count:
-                self._to_open.notify()
+            self._ask_to_open()
 
     def _add_open(self, work: QueryWork, value: "Tensor | None") -> None:
         self._open_queries.add(work.edge, work)
