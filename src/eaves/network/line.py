@@ -1,6 +1,9 @@
-"""One connected edge, as the server's event loop sees it."""
+"""One connected edge, as the server's event loop sees it, and how answers reach that loop."""
 
 import asyncio
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import final
@@ -113,3 +116,50 @@ class Pace:
         self._at = now
         self._tokens = max(self._tokens, -self._rate * self._debt_s)
         return max(0.0, -self._tokens / self._rate)
+
+
+@final
+class Returns:
+    """Brings answers from the trainer's thread into the event loop, all of a batch at once.
+
+    (:func:`asyncio.wrap_future` wakes the loop for each.)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ready: list[tuple[asyncio.Future[bytes], Future[bytes]]] = []
+
+    async def of(self, answer: "Future[bytes]") -> bytes:
+        """Return an answer once it is there; let go of it where nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        here: asyncio.Future[bytes] = loop.create_future()
+        answer.add_done_callback(lambda done: self._has(loop, here, done))
+        try:
+            return await here
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
+
+    def _has(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        here: "asyncio.Future[bytes]",
+        answer: "Future[bytes]",
+    ) -> None:
+        with self._lock:
+            self._ready.append((here, answer))
+            if len(self._ready) > 1:
+                return
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(self._bring)
+
+    def _bring(self) -> None:
+        with self._lock:
+            ready, self._ready = self._ready, []
+        for here, answer in ready:
+            if here.cancelled():
+                continue
+            if (error := answer.exception()) is not None:
+                here.set_exception(error)
+            else:
+                here.set_result(answer.result())

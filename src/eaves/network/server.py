@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
@@ -37,7 +36,7 @@ from eaves.network.eaves_pb2 import (
 from eaves.network.health import Health, host_of
 from eaves.network.ledger import Run
 from eaves.network.limits import Held, Limits, Share, Shares
-from eaves.network.line import Connection
+from eaves.network.line import Connection, Returns
 from eaves.network.refusals import BusyError, LateError, SupersededError, code_of
 from eaves.network.trainer import Trainer
 from eaves.network.wire import (
@@ -81,7 +80,7 @@ class Service:
         self._version, self._packed_terms = version, pack_terms(terms)
         self._open: dict[str, Connection] = {}
         self.shares, self.held = Shares(limits), Held(limits)
-        self._queries, self._returns = 0, _Returns()
+        self._queries, self._returns = 0, Returns()
         self.stopping = False
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -328,53 +327,6 @@ def _expect_protocol(protocol: int, edge: str, cloud: str) -> None:
             f"the edge (Eaves {edge[:20]}) speaks version {protocol} of the protocol, the cloud "
             f"(Eaves {cloud}) version {PROTOCOL}; install the same Eaves on both sides"
         )
-
-
-@final
-class _Returns:
-    """Brings answers from the trainer's thread into the event loop, all of a batch at once.
-
-    (:func:`asyncio.wrap_future` wakes the loop for each.)
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ready: list[tuple[asyncio.Future[bytes], Future[bytes]]] = []
-
-    async def of(self, answer: "Future[bytes]") -> bytes:
-        """Return an answer once it is there; let go of it where nobody waits any more."""
-        loop = asyncio.get_running_loop()
-        here: asyncio.Future[bytes] = loop.create_future()
-        answer.add_done_callback(lambda done: self._has(loop, here, done))
-        try:
-            return await here
-        except asyncio.CancelledError:
-            answer.cancel()
-            raise
-
-    def _has(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        here: "asyncio.Future[bytes]",
-        answer: "Future[bytes]",
-    ) -> None:
-        with self._lock:
-            self._ready.append((here, answer))
-            if len(self._ready) > 1:
-                return
-        with suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(self._bring)
-
-    def _bring(self) -> None:
-        with self._lock:
-            ready, self._ready = self._ready, []
-        for here, answer in ready:
-            if here.cancelled():
-                continue
-            if (error := answer.exception()) is not None:
-                here.set_exception(error)
-            else:
-                here.set_result(answer.result())
 
 
 def _superseded(name: str) -> SupersededError:

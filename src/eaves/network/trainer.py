@@ -70,13 +70,12 @@ class Trainer:
         self.work = WorkQueue(opens=True, ahead=merge + 2, spare_bytes=half.accepts.limit_bytes)
         self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
-        self.figures = self._learning.figures
+        self.figures, self._replays = self._learning.figures, Replays()
         self.contributions = Contributions(self._learning, half.policy, group)
         self._register, self._answers = Register(), Answers(half, self.counts, most=max_queries)
         self._checkpoints = Checkpoints(keeper, group, self._register, self.counts)
         self._intake = Intake(self.work, self._register, half.policy, merge)
-        self._replays, self._stopping = Replays(), threading.Event()
-        self._opener = Opener(half.accepts, self.work)
+        self._stopping, self._opener = threading.Event(), Opener(half.accepts, self.work)
         self.ask = self._opener.ask  # to be called from the server's thread, with a query
         with ExitStack() as on_error:
             on_error.callback(self.contributions.close)
