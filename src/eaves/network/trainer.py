@@ -40,6 +40,7 @@ from eaves.network.workqueue import Line, UploadWork, WorkQueue
 _POLL_S: Final = 0.2
 _IDLE_TURN_S: Final = 0.02  # how long a process without work keeps the others of its group waiting
 _BUSY_TURN_S: Final = 0.001
+_NEXT: Final = 2  # uploads open beyond those of a step, or it would wait for a thread each time
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +68,7 @@ class Trainer:
         session: str = "",
     ):
         self._half, self._keeper, self._group, self._edges = half, keeper, group, edges
-        self.work = WorkQueue(opens=True, ahead=merge + 2, spare_bytes=half.accepts.limit_bytes)
+        self.work = WorkQueue(opens=True, ahead=merge + _NEXT, spare_bytes=half.accepts.limit_bytes)
         self.counts, self.session = Counts(), session
         self._learning = Learning(half, group)
         self.figures, self._replays = self._learning.figures, Replays()
