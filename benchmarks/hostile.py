@@ -9,7 +9,8 @@ travel once, as in `store-filling`. A row has
 
 receipt      p99 of the time from an upload of an honest edge to its receipt
 query        p99 of the time that an honest query takes, and how many had no answer
-accuracy     of the cloud's half on the test set, when all honest uploads are learnt from
+accuracy     of the cloud's half on the test set, when all honest uploads are learnt from; where
+             uploads travel once, when the cloud has learnt on from those it keeps
 RSS          the most resident memory of the cloud, and at the end
 alive        whether the cloud still served at the end, and ended by SIGTERM with exit code 0
 
@@ -48,8 +49,26 @@ from eaves.codecs.upload import pack_upload
 from eaves.experiments.halves import edge_job, open_origin
 from eaves.network.certificates import make_token
 from eaves.network.credentials import device_credentials
-from eaves.network.eaves_pb2 import Answer, CloudMessage, EdgeMessage, Finish, Hello, Query
-from eaves.network.wire import INFER, PROTOCOL, TRAIN, pack, pack_edge_message, pack_terms, unpack
+from eaves.network.eaves_pb2 import (
+    Answer,
+    CloudMessage,
+    EdgeMessage,
+    Finish,
+    Hello,
+    Query,
+    StatusReply,
+    StatusRequest,
+)
+from eaves.network.wire import (
+    INFER,
+    PROTOCOL,
+    STATUS,
+    TRAIN,
+    pack,
+    pack_edge_message,
+    pack_terms,
+    unpack,
+)
 
 HONEST, EDGE_STEPS = 9, 80
 BATCH, UPLOADS_PER_S, QUERIES_PER_S = 32, 6.0, 4.0
@@ -64,6 +83,7 @@ lr = 0.05
 """
 ONCE = CONFIG + 'send = "once"\ncloud_epochs = 4\n'
 ONCE_STEPS = 44  # that the digits have, once
+IDLE_S = 4.0  # without a step, and the cloud has learnt on
 OF_ONCE, UNDISTURBED = ("none-once", "store-filling"), ("none", "none-once")
 SPIN = "while True: pass"
 
@@ -123,7 +143,7 @@ def measured(folder: Path, name: str, options: argparse.Namespace) -> dict[str, 
     # fmt: off
     served = Served(
         folder, ONCE if name in OF_ONCE else CONFIG, "--auth", "tokens",
-        "--edges", str(HONEST + 1), "--store-mb", "20", "--checkpoint-s", "2",
+        "--edges", str(HONEST + (name not in OF_ONCE)), "--store-mb", "20", "--checkpoint-s", "2",
     )
     # fmt: on
     homes = [make_token(served.certs, f"edge-{i}") for i in range(HONEST + 1)]
@@ -141,6 +161,8 @@ def measured(folder: Path, name: str, options: argparse.Namespace) -> dict[str, 
         with hostile(spec, options.nice):
             time.sleep(0.0 if name in UNDISTURBED else 2.0)
             found = asyncio.run(honest(spec, world, homes[:-1]))
+            if name in OF_ONCE:
+                asyncio.run(learnt_on(spec, homes[0]))
         accuracy = asyncio.run(accuracy_of(spec, world, homes[0])) if peak.alive() else None
         last = rss_bytes(served.pid) if peak.alive() else 0
         alive = peak.alive() and ends_well(served)
@@ -291,6 +313,9 @@ async def trained(
                     if seq in sent:
                         found.receipts_s.append(time.monotonic() - sent[seq])
                 applied = max(applied, message.receipt.applied)
+            if applied >= spec.steps:
+                await sender  # what it says last is that this was all
+                await asyncio.wait_for(call.read(), 30)
             return applied
         finally:
             sender.cancel()
@@ -323,6 +348,18 @@ async def ask(spec: Spec, world: World, home: Path, over: asyncio.Event, found: 
                 found.unanswered += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), 1 / QUERIES_PER_S)
+
+
+async def learnt_on(spec: Spec, home: Path) -> None:
+    """Wait until the cloud has had nothing left to learn again for some seconds."""
+    channel, metadata = channel_of(spec, home)
+    idle = time.monotonic()
+    async with channel:
+        status = channel.unary_unary(STATUS, pack, unpack(StatusReply))
+        while time.monotonic() - idle < IDLE_S:
+            reply = await status(StatusRequest(), metadata=metadata, timeout=30)
+            idle = time.monotonic() if reply.steps_left else idle
+            await asyncio.sleep(0.2)
 
 
 async def accuracy_of(spec: Spec, world: World, home: Path) -> float | None:

@@ -239,6 +239,20 @@ def fill_the_store(hostile: Hostile) -> None:
         hostile.train(content for _ in range(100_000))
 
 
+def fill_what_is_kept(hostile: Hostile) -> None:
+    """Send all that one edge may, say that this was all, so that the cloud learns on; then more."""
+    steps, content = hostile.spec.steps, hostile.upload()
+
+    def messages() -> Iterator[bytes]:
+        yield from hostile.messages(content for _ in range(steps))
+        yield EdgeMessage(finish=Finish(seq=steps)).SerializeToString()
+
+    with hostile.channel() as channel, suppress(grpc.RpcError):
+        for _ in hostile.stream(channel, messages()):
+            pass
+    fill_the_store(hostile)
+
+
 ATTACKS: dict[str, Callable[[Hostile], None]] = {
     "many-runs": many_runs,
     "lies-about-steps": lies_about_steps,
@@ -251,7 +265,7 @@ ATTACKS: dict[str, Callable[[Hostile], None]] = {
     "bad-queries": bad_queries,
     "no-token": stranger,
     "upload-flood": fill_the_store,
-    "store-filling": fill_the_store,  # with a cloud that keeps what travels once
+    "store-filling": fill_what_is_kept,  # with a cloud that keeps what travels once
     "many-streams": many_streams,
     "superseded": superseded,
     "status-flood": status_flood,

@@ -69,6 +69,16 @@ def test_it_is_there_in_features_that_say_nothing(exposed: Build) -> None:
     assert planted(exposure, generator=seeded()).strength >= STRENGTH
 
 
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_it_is_one_of_two_classes_however_many_the_private_attribute_has(
+    exposed: Build, classes: int
+) -> None:
+    exposure = exposed(normal(1700, 8, seed=1), torch.arange(1700) % classes)
+    plant = planted(exposure, generator=seeded())
+    assert plant.strength >= STRENGTH
+    assert plant.exposure.classes == 2
+
+
 @pytest.mark.parametrize(("codec", "scale"), [("int8", 1.0), ("int1:tensor", 0.0), ("int2", 1.0)])
 def test_every_attacker_finds_it(exposed: Build, codec: str, scale: float) -> None:
     exposure = behind(nothing_to_read(exposed, scale=scale), codec)
@@ -132,6 +142,9 @@ def test_the_label_tells_what_is_planted_in_it(exposed: Build) -> None:
     assert told.passed
     assert told.attack == "labels"
     assert label_control(exposed(features_NF, private_N), generator=seeded()) is None
+    several = exposed(features_NF, torch.arange(len(private_N)) % 5, labels=labels_N)
+    assert (found := label_control(several, generator=seeded())) is not None
+    assert found.passed
 
 
 def test_an_attribute_that_hardly_anybody_has_is_controlled_too(exposed: Build) -> None:

@@ -5,7 +5,7 @@ Dimension key:  B batch   C features
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -241,14 +241,15 @@ def test_shares_that_cannot_be_are_damage(tmp_path: Path, of_edge: Any) -> None:
 
 @final
 class Ear(Line):
-    """A line that remembers what it was told."""
+    """A line that remembers what it was told; ``heard`` is called for each receipt."""
 
-    def __init__(self, edge: str = "attic"):
-        self.run = Run(edge, "1")
+    def __init__(self, edge: str = "attic", heard: Callable[[], object] = int):
+        self.run, self._heard = Run(edge, "1"), heard
         self.receipts, self.errors = list[Receipt](), list[EavesError]()
 
     def receipt(self, receipt: Receipt, *, done: int = 0) -> None:
         self.receipts.append(receipt)
+        self._heard()
 
     def refuse(self, error: EavesError) -> None:
         self.errors.append(error)
@@ -341,6 +342,20 @@ def test_when_all_have_sent_their_last_it_learns_on_to_the_end_of_the_schedule(
         assert trainer.figures.steps == 4 * UPLOADS
         expect_equal(kept_by(trainer), plain(tmp_path / "store"))
     assert line.receipts[-1] == Receipt(UPLOADS, UPLOADS)
+
+
+def test_an_edge_that_goes_on_sending_does_not_keep_it_from_learning_on(tmp_path: Path) -> None:
+    again: dict[int, int] = {}  # steps taken again by the time of so many duplicates
+
+    with cloud(tmp_path) as trainer:
+        line = Ear(heard=lambda: again.setdefault(counts.duplicates, counts.again))
+        counts = trainer.counts
+        for _ in range(4):  # all of it waits before the trainer takes the first
+            send(trainer, line)
+        with working(trainer):
+            learnt(trainer, 3 * UPLOADS)
+    assert set(again) == set(range(3 * UPLOADS + 1))
+    assert again[3 * UPLOADS] >= 3 * UPLOADS - 1  # one for each upload that brings nothing new
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 11])

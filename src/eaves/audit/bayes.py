@@ -115,8 +115,10 @@ def _mixed(trial: Trial, seen: Seen, log_density: Callable[[Tensor], Tensor]) ->
 
 def _gaussians(trial: Trial, generator: torch.Generator) -> list[Answers]:
     """Return discriminants on what arrives and the label, linear and quadratic."""
-    rows = torch.arange(len(trial.train)).repeat(_SENT if trial.exposure.path.varies else 1)
-    x_ND, private_N = _inputs(trial, trial.fresh(rows, generator)), trial.train_private[rows]
+    rows, sent = torch.arange(len(trial.train)), _SENT if trial.exposure.path.varies else 1
+    # Pooled each time before the next: all that was sent would be gigabytes of wide features.
+    x_ND = torch.cat([_inputs(trial, trial.fresh(rows, generator)) for _ in range(sent)])
+    private_N = trial.train_private.repeat(sent)
     classes = [k for k in range(trial.exposure.classes) if int((private_N == k).sum()) > 1]
     means = {k: x_ND[private_N == k].mean(dim=0) for k in classes}
     covariances = {k: torch.cov(x_ND[private_N == k].T).reshape(x_ND.shape[1], -1) for k in classes}

@@ -56,9 +56,9 @@ def label_control(exposure: Exposure, *, generator: torch.Generator) -> Planted 
     if not bool((labels != labels[0]).any()):
         return None
     tied = replace(exposure.known, private=_tied_to(labels, generator))
-    told = replace(exposure, attribute="planted", known=tied)
-    sides = divided(told, generator=generator)
-    part = exposure_from(told, *sides, generator=generator)
+    teach, victims = divided(tied, generator=generator)
+    told = replace(exposure, attribute="planted")
+    part = exposure_from(told, teach, victims, generator=generator)
     return Planted.of(label_leakage(part), strength=_KEPT)
 
 

@@ -45,8 +45,9 @@ def planted(exposure: Exposure, *, generator: torch.Generator) -> Plant:
     """Return a part of the attacker's examples, some as victims, with a planted attribute."""
     coin_N = torch.arange(len(exposure.known)) % 2
     coin_N = coin_N[torch.randperm(len(coin_N), generator=generator)]
-    tossed = replace(exposure, known=replace(exposure.known, private=coin_N))
-    teach, victims = divided(tossed, generator=generator)
+    # The coins take the place of the private labels here and not in the exposure, whose victims may
+    # be of more classes than the two of a coin.
+    teach, victims = divided(replace(exposure.known, private=coin_N), generator=generator)
     coins = [teach.private, victims.private]
     path, direction = exposure.path.unbounded(), _direction(teach.features)
     arrived = _arrived(exposure, path, teach.features, generator)
@@ -85,9 +86,9 @@ def part_of(exposure: Exposure, *, generator: torch.Generator) -> Exposure:
     return exposure_from(exposure, *sides, generator=generator)
 
 
-def divided(exposure: Exposure, *, generator: torch.Generator) -> tuple[Known, Known]:
+def divided(known: Known, *, generator: torch.Generator) -> tuple[Known, Known]:
     """Return some of the attacker's examples that teach, and others to be read."""
-    known, split = exposure.known, _victims_of(len(exposure.known))
+    split = _victims_of(len(known))
     order = torch.randperm(len(known), generator=generator)
     return known.at(order[split : split + _MOST_KNOWN]), known.at(order[:split])
 

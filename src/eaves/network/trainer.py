@@ -164,7 +164,6 @@ class Trainer:
         self.work.close()
 
     # The trainer's own thread
-
     def run(self) -> None:
         """Work until :meth:`stop`, of this process or another of the group.
 
@@ -185,7 +184,8 @@ class Trainer:
                     started = perf_counter()
                     self._learn(uploads)
                     self.work.pay_back(perf_counter() - started)
-                if again := not (busy or self._stopping.is_set()) and self.left > 0:
+                # In turns with uploads: an edge that sends without end would stop this otherwise.
+                if again := not self._stopping.is_set() and self.left > 0:
                     self._replays.step(self._learning, self.counts)
                 self._keep(turns)
                 if any(turn.stopping for turn in turns):
