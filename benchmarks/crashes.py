@@ -155,7 +155,7 @@ def forked(command: Sequence[str], folder: Path, log: Path) -> int:
         for source, target in ((null, 0), (out, 1), (out, 2)):
             os.dup2(source, target)
         os.chdir(folder)
-        from eaves.cli import main as eaves
+        from eaves.commands.main import main as eaves
 
         code = eaves(list(command))
     except SystemExit as error:
@@ -174,7 +174,16 @@ def import_all() -> None:
     """Import what the commands do, without any work that would start a thread."""
     from importlib import import_module
 
-    for name in ("cli", "experiments.agent", "experiments.run", "report.serving", "report.session"):
+    for name in (
+        "commands.main",
+        "commands.serve",
+        "commands.agent",
+        "commands.train",
+        "experiments.agent",
+        "experiments.run",
+        "report.serving",
+        "report.session",
+    ):
         import_module(f"eaves.{name}")
     import_module("sklearn.datasets")
     import torch

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, final
 import pytest
 from hypothesis import settings
 
-from eaves.cli import main
+from eaves.commands.main import main
 from eaves.planner.profile import (
     INPUT,
     CodecCost,
@@ -102,7 +102,7 @@ if file_bytes:
     import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-from eaves.cli import main
+from eaves.commands.main import main
 sys.exit(main(words))
 """
 _AT_MOST_S = 60.0
@@ -123,7 +123,12 @@ class Started:
 
     def __init__(self, folder: Path, words: list[str], environ: dict[str, str], file_bytes: int):
         self.context.set_forkserver_preload(
-            ["eaves.cli", "eaves.report.serving", "eaves.report.inferring", "sklearn.datasets"]
+            [
+                "eaves.commands.main",
+                "eaves.report.serving",
+                "eaves.report.inferring",
+                "sklearn.datasets",
+            ]
         )
         self._out, self._err = (folder / f".{id(self)}.{kind}" for kind in ("out", "err"))
         given = {

@@ -17,8 +17,16 @@ from typing import Any
 
 import pytest
 
-from eaves.cli import Cuts, Data, Devices, Nets, Plan, Profile, Train, main
-from eaves.cli_privacy import Audit, Report
+from eaves.commands.audit import Audit
+from eaves.commands.cuts import Cuts
+from eaves.commands.data import Data
+from eaves.commands.devices import Devices
+from eaves.commands.main import main
+from eaves.commands.nets import Nets
+from eaves.commands.plan import Plan
+from eaves.commands.profile import Profile
+from eaves.commands.report import Report
+from eaves.commands.train import Train
 from eaves.data.gait import write_motion
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig
@@ -332,7 +340,7 @@ class Forked:
 
     def __init__(self, words: list[str]):
         self.context.set_forkserver_preload(
-            ["eaves.cli", "eaves.report.session", "sklearn.datasets"]
+            ["eaves.commands.main", "eaves.report.session", "sklearn.datasets"]
         )
         self.process = self.context.Process(target=main, args=(words,))
         self.process.start()

@@ -33,7 +33,7 @@ class Absent:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 
 sys.meta_path.insert(0, Absent())
-from eaves.cli import main
+from eaves.commands.main import main
 sys.exit(main({words}))
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tyro
 
-from eaves.cli_flags import COMMA_LISTS, MANY, accumulated, flags_of
+from eaves.commands.flags import COMMA_LISTS, MANY, accumulated, flags_of
 
 _SOURCE = Path(__file__).parents[1] / "src" / "eaves"
 Eaves = Callable[..., Any]
@@ -55,9 +55,12 @@ def test_of_two_files_the_last_counts_as_well(eaves: Eaves, tmp_path: Path) -> N
 
 
 def test_lists_with_commas_are_those_that_say_so() -> None:
-    """A new field that takes a list has to be named in cli_flags.py."""
+    """A new field that takes a list has to be named in commands/flags.py."""
     found = set()
-    for path in [*_SOURCE.glob("cli*.py"), *(_SOURCE / "experiments").glob("*config.py")]:
+    for path in [
+        *(_SOURCE / "commands").glob("*.py"),
+        *(_SOURCE / "experiments").glob("*config.py"),
+    ]:
         for kind in ast.walk(ast.parse(path.read_text())):
             if not isinstance(kind, ast.ClassDef):
                 continue
@@ -91,8 +94,8 @@ def _texts() -> Iterator[tuple[str, str]]:
                 yield str(path.relative_to(_SOURCE)), node.value
 
 
-# Variables of the style sheet of a page.
-_ELSEWHERE = {"--soft", "--line", "--upgrade"}
+# Variables of the style sheet of a page, flags of pip and of no command.
+_ELSEWHERE = {"--soft", "--line", "--upgrade", "--version"}
 
 
 def test_flags_in_messages_exist(eaves: Eaves, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +129,7 @@ def test_commands_in_messages_can_be_parsed() -> None:
 
 
 def test_tyro_takes_what_is_gathered() -> None:
-    from eaves.cli_network import Init
+    from eaves.commands.certs import Init
 
     words = accumulated(["--host", "a", "--host", "b"])
     assert tyro.cli(Init, args=words).host == ("a", "b")

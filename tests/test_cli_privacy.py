@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eaves.audit.findings import Finding
-from eaves.cli import main
+from eaves.commands.main import main
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.auditing import AuditRecord, run_audit
 from eaves.runtime.sealed import unsealed_json

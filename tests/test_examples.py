@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import eaves
-from eaves.cli import Train, parse
+from eaves.commands.main import parse
+from eaves.commands.train import Train
 
 _ROOT = Path(__file__).parents[1]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))

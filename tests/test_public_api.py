@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 
 import eaves
-from eaves.cli import main, parse
 from eaves.codecs.base import BYTE_STAGES, TENSOR_STAGES
+from eaves.commands.main import COMMANDS, main, parse
 from eaves.core.exits import EXITS
 from eaves.core.specs import LINKS
 from eaves.data.augment import AUGMENTS
@@ -634,14 +634,44 @@ def _help(
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("above", ["", "certs"])
-def test_commands(
-    above: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    usage = re.search(r"\{([a-z,]+)\}", _help(above.split(), monkeypatch, capsys))
-    assert usage
+def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     known = [command.rpartition(" ") for command in OPTIONS]
-    assert sorted(usage[1].split(",")) == sorted(name for group, _, name in known if group == above)
+    shown = re.findall(r"^  ([a-z]+) +[A-Z]", _help([], monkeypatch, capsys), re.MULTILINE)
+    assert sorted(shown) == sorted({group or name for group, _, name in known})
+    usage = re.search(r"\{([a-z,]+)\}", _help(["certs"], monkeypatch, capsys))
+    assert usage
+    assert sorted(usage[1].split(",")) == sorted(name for group, _, name in known if group)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_what_its_help_says(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In fewer words: those of the summary are in the help, too."""
+    words = {word.strip(".,:;?").lower() for word in COMMANDS[name].split()}
+    described = _help([name], monkeypatch, capsys).lower()
+    assert {word for word in words if word not in described} <= {"early", "synthetic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "expected a command, as in `eaves train`"),
+        (["trian"], "did you mean train? the commands are train, serve"),
+        (["--json"], "expected a command, got '--json'"),
+    ],
+)
+def test_no_command_is_a_usage_error(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"eaves {eaves.__version__}\n"
 
 
 def test_help_of_a_plan_names_what_it_takes(
@@ -713,5 +743,5 @@ def test_exit_code_of_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(argv: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eaves.cli.parse", interrupt)
+    monkeypatch.setattr("eaves.commands.main.parse", interrupt)
     assert main([]) == 130

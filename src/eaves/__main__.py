@@ -18,7 +18,7 @@ def run() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if not (number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):
             signal.signal(number, _leave)
-    from eaves.cli import main
+    from eaves.commands.main import main
 
     code = main()
     if code > 128:  # interrupted: whatever still waits in a thread does not keep the process

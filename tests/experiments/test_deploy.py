@@ -96,7 +96,7 @@ def test_a_unit_ends_and_starts_again_as_the_commands_expect(command: str) -> No
     expected = {
         "KillSignal": "SIGTERM",  # which writes a checkpoint
         "Restart": "on-failure",
-        "RestartPreventExitStatus": "2",  # eaves.cli.main: a mistake in the command
+        "RestartPreventExitStatus": "2",  # eaves.commands.main: a mistake in the command
         "User": "eaves",
         "ProtectSystem": "strict",
         "NoNewPrivileges": "yes",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.experiments.conftest import Cloud
 
-from eaves.cli import main
+from eaves.commands.main import main
 from eaves.errors import ConfigError
 from eaves.experiments.agent import run_agent
 from eaves.experiments.config import TrainConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eaves.cli import main
+from eaves.commands.main import main
 from eaves.experiments.config import load_config
 from eaves.planner.devices import DEVICES
 from eaves.planner.profile import Profile, load_profile, parse_profile
@@ -111,7 +111,7 @@ def test_what_a_cut_costs_the_device_is_shown_of_a_profile(
 
 def test_showing_a_profile_needs_no_torch(profile_file: Path) -> None:
     code = (
-        "import sys; from eaves.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from eaves.commands.main import main; code = main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     command = [sys.executable, "-W", "error", "-c", code, "profile", "--show", str(profile_file)]
@@ -152,7 +152,7 @@ def test_a_batch_of_one_is_a_profile(eaves: Eaves, tmp_path: Path) -> None:
 
 def test_a_plan_from_a_profile_needs_no_torch(measured: Path) -> None:
     code = (
-        "import sys; from eaves.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from eaves.commands.main import main; code = main(sys.argv[1:]); "
         "loaded = {'torch', 'matplotlib', 'simpy', 'sklearn', 'PIL'} & {*sys.modules}; "
         "assert not loaded, loaded; sys.exit(code)"
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from eaves.cli import Train, parse
-from eaves.cli_privacy import Audit
+from eaves.commands.audit import Audit
+from eaves.commands.main import parse
+from eaves.commands.train import Train
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import TrainConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eaves.cli import main
+from eaves.commands.main import main
 from eaves.core.rates import Rate
 from eaves.experiments.sweep import SweepRecord
 from eaves.report.sweeping import print_sweep

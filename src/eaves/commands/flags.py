@@ -4,8 +4,15 @@ A flag that takes a list takes it in pieces, too: what it is given each time add
 the last counts, as everywhere, so that a script may add to the flags that it is given.
 """
 
+import os
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
+
+from eaves.experiments.netconfig import PREFIXES, AgentConfig, InferConfig, ServeConfig
+from eaves.experiments.settings import read_settings
+
+Settings = TypeVar("Settings", ServeConfig, AgentConfig, InferConfig)
 
 COMMA_LISTS: Final = frozenset(
     {
@@ -37,6 +44,23 @@ def flags_of(argv: Sequence[str]) -> list[tuple[str, str | None]]:
         behind = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
         found.append((name.replace("_", "-"), value if equals else behind))
     return found
+
+
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """Return the value of a flag that counts: the last, as of all flags that take one.
+
+    >>> value_of("--out", ["train", "--out", "a", "--out=b"])
+    'b'
+    """
+    given = [value for name, value in flags_of(argv) if name == flag and value is not None]
+    return given[-1] if given else None
+
+
+def given_settings(kind: type[Settings], argv: Sequence[str]) -> Settings:
+    """Return the settings of the file that ``--config`` names, and of the environment above it."""
+    config = value_of("--config", argv)
+    path = Path(config) if config else None
+    return read_settings(kind, prefix=PREFIXES[kind], environ=os.environ, path=path)
 
 
 def accumulated(argv: Sequence[str]) -> list[str]:

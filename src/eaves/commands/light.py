@@ -1,4 +1,4 @@
-"""The commands for devices without torch; cli.py says how commands are made."""
+"""The command ``eaves light``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,51 +8,6 @@ import tyro
 
 from eaves.experiments.netconfig import InferConfig
 from eaves.experiments.settings import expect_at_least
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write the edge half of a bundle as ONNX, for devices without torch.
-
-    What was written is run and compared with torch before it is kept.
-    """
-
-    source: tyro.conf.Positional[Path]
-    """Bundle with the edge's half, or the folder of the run that left it."""
-    out: Path
-    """Folder for the models and their device.json."""
-    net: str | None = None
-    """FILE.py:NAME of your own net, where the bundle does not hold its code."""
-    json: bool = False
-    """Print what was written as a line of JSON."""
-
-    def run(self) -> int:
-        """Export, print, and return the exit code."""
-        from eaves.report.exporting import show_export
-
-        return show_export(self.source, self.out, net=self.net, as_json=self.json)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Verify:
-    """Read everything that Eaves has written into a folder and compare its checksums.
-
-    A spool, a store, a checkpoint, a bundle, the folder of a run, an agent, a service, an export or
-    of credentials; nothing is changed. Stop what is at work there first. Exit code 1: damage.
-    """
-
-    path: tyro.conf.Positional[Path]
-    """File or folder."""
-    json: bool = False
-    """Print a line of JSON for each thing, and no table."""
-
-    def run(self) -> int:
-        """Read, print, and return the exit code."""
-        from eaves.report.verifying import show_verify
-
-        return show_verify(self.path, as_json=self.json)
 
 
 @final

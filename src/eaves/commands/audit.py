@@ -1,4 +1,4 @@
-"""The commands about what the cloud could read; cli.py says how commands are made."""
+"""The command ``eaves audit``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,26 +33,3 @@ class Audit:
         from eaves.report.auditing import show_audit
 
         return show_audit(self.source, self.settings, as_json=self.json)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Write one page about runs and their audits: HTML with all in it, to open or to hand on.
-
-    Task accuracy against the best attack, all attacks, images before and after, what the noise
-    proves, what it costs the device, and how to repeat each run.
-    """
-
-    folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that these are in. Audits are looked for in `audit` in each."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
-    """Write the page here."""
-    no_gallery: bool = False
-    """Leave out all images of examples, so that the page can be handed on."""
-
-    def run(self) -> int:
-        """Read the runs, write the page, and return the exit code."""
-        from eaves.report.page import write_page
-
-        return write_page(self.folders, self.out, gallery=not self.no_gallery)
