@@ -30,6 +30,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from eaves.codecs.base import parse_codec
+from eaves.core.methods import METHODS
 from eaves.core.net import Normalise
 from eaves.core.optimise import OneCycle
 from eaves.core.roles import Batch, Upload
@@ -37,7 +38,7 @@ from eaves.core.specs import LINKS, LinkSpec
 from eaves.data.batches import batches
 from eaves.data.load import load_dataset
 from eaves.data.source import InMemory, Source
-from eaves.experiments.build import METHODS
+from eaves.experiments.build import builder_of
 from eaves.methods.setup import Method, Setup
 from eaves.nets.build import build_net
 from eaves.runtime.meters import Totals
@@ -109,7 +110,7 @@ def method_of(name: str, options: argparse.Namespace) -> Method:
         cloud_schedule=schedule,
         device=torch.device("cpu"),
     )
-    return METHODS[name](setup)
+    return builder_of(METHODS[name])(setup)
 
 
 def stream(source: Source, steps: int) -> Iterator[Batch]:

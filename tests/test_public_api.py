@@ -19,11 +19,11 @@ import eaves
 from eaves.codecs.base import BYTE_STAGES, TENSOR_STAGES
 from eaves.commands.main import COMMANDS, main, parse
 from eaves.core.exits import EXITS
+from eaves.core.methods import METHODS
 from eaves.core.specs import LINKS
 from eaves.data.augment import AUGMENTS
 from eaves.data.load import DATASETS
 from eaves.experiments.auditconfig import ATTACKS, AuditConfig
-from eaves.experiments.build import METHODS
 from eaves.experiments.mixingconfig import MixingConfig
 from eaves.experiments.netconfig import (
     AUTH,

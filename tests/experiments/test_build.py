@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from eaves.core.methods import METHODS, PROTECTING
 from eaves.errors import ConfigError, CutError, DataError
-from eaves.experiments.build import METHODS, build_job, pick_device
-from eaves.experiments.config import CHOICES, HIDING, TrainConfig
+from eaves.experiments.build import build_job, pick_device
+from eaves.experiments.config import CHOICES, TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 
 TINY = TrainConfig(train_samples=64, batch_size=16, epochs=3)
@@ -24,7 +25,7 @@ def test_the_table_of_methods_is_the_one_that_configurations_know() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_job_knows_its_steps_and_its_cut(method: str) -> None:
-    job = build_job(replace(HIDDEN if method in HIDING else TINY, method=method))
+    job = build_job(replace(HIDDEN if method in PROTECTING else TINY, method=method))
     assert (job.epoch_steps, job.edge_steps, job.cloud_steps) == (4, 12, 12)
     cut = {"full-cloud": None, "full-edge": None, "siamese": "conv3"}.get(method, "conv2")
     assert job.cut == cut
@@ -44,7 +45,7 @@ def test_steps_are_capped_and_the_cloud_has_its_own() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_chosen_for_methods_that_hide_and_for_others(method: str) -> None:
     """Adam and an exit that looks at each value, where the cut is narrow; else as ever."""
-    hides = method in HIDING
+    hides = method in PROTECTING
     base = replace(HIDDEN if hides else TINY, method=method)
     part = build_job(base).method.edge.part
     plain, other = ("adam", "sgd") if hides else ("sgd", "adam")

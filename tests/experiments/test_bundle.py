@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from eaves.core.methods import METHODS, PROTECTING
 from eaves.errors import StateError
 from eaves.experiments.answering import Beside
-from eaves.experiments.build import METHODS, build_job
+from eaves.experiments.build import build_job
 from eaves.experiments.bundle import read_manifest, read_weights
-from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.evaluate import evaluate
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
@@ -25,7 +26,7 @@ def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainConfig:
     out = tmp_path_factory.mktemp("bundle")
-    config = replace(HIDDEN if request.param in HIDING else TINY, method=request.param, out=out)
+    config = replace(HIDDEN if request.param in PROTECTING else TINY, method=request.param, out=out)
     if request.param == "siamese":  # it narrows features itself
         config = replace(config, bottleneck=None)
     assert len(list(run(config))) >= 1

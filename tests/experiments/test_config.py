@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eaves.core.methods import PROTECTING
 from eaves.errors import ConfigError
 from eaves.experiments.auditconfig import AuditConfig
 from eaves.experiments.config import (
-    HIDING,
     TrainConfig,
     load_config,
     located,
@@ -209,7 +209,7 @@ def test_what_is_not_set_is_not_written() -> None:
     assert "epsilon" not in written["privacy"]
 
 
-@pytest.mark.parametrize("method", HIDING)
+@pytest.mark.parametrize("method", PROTECTING)
 def test_what_hides_sends_once_unless_told_otherwise(method: str) -> None:
     hides = replace(TrainConfig(**HIDES), method=method)
     assert hides.sends_once

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from eaves.core.methods import PROTECTING
 from eaves.errors import BudgetExceeded
 from eaves.experiments.build import build_job
-from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.hiding import hiding_for, privacy_facts, releases
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import run
@@ -206,7 +207,7 @@ def test_shares_of_the_training_become_steps() -> None:
     assert hiding().restart_steps == 0
 
 
-@pytest.mark.parametrize("method", HIDING)
+@pytest.mark.parametrize("method", PROTECTING)
 def test_every_method_that_hides_is_built_with_it(method: str) -> None:
     privacy = PrivacyConfig(private="high", noise_scale=0.5)
     base = TrainConfig(data="digits:parity", train_samples=64, bottleneck="2x2x2", privacy=privacy)

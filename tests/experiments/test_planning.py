@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from eaves.core.methods import PROTECTING
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError, StateError
-from eaves.experiments.config import CHOICES, HIDING, TrainConfig, parse_config
+from eaves.experiments.config import CHOICES, TrainConfig, parse_config
 from eaves.experiments.planconfig import PlanConfig, ProfileConfig
 from eaves.experiments.planning import (
     Machines,
@@ -446,4 +447,4 @@ def test_a_run_hides_what_the_plan_was_told(figures: Profile, send: str) -> None
 
 def test_what_is_planned_by_default_can_be_trained(figures: Profile) -> None:
     found = candidates_of(PlanConfig(), scenario(figures))
-    assert ways(found, "method") == set(CHOICES["method"]) - {*HIDING, "datamix", "siamese"}
+    assert ways(found, "method") == set(CHOICES["method"]) - {*PROTECTING, "datamix", "siamese"}

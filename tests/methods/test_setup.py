@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eaves.core.methods import METHODS, PROTECTING
 from eaves.core.net import Normalise, StagedNet
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import Batch, EdgeLearner, Learner, PrivateLabels, Upload
 from eaves.core.state import State
 from eaves.errors import CutError
-from eaves.experiments.build import METHODS
-from eaves.experiments.config import HIDING
+from eaves.experiments.build import builder_of
 from eaves.methods.setup import (
     CloudAnswers,
     EdgeAnswers,
@@ -61,7 +61,7 @@ def _setup() -> Setup:
 
 def _method(name: str) -> Method:
     setup = _setup()
-    if name in HIDING:
+    if name in PROTECTING:
         setup = replace(
             setup,
             hiding=Hiding(
@@ -78,7 +78,7 @@ def _method(name: str) -> Method:
     if name == "siamese":
         steps = {"train": 10, "tune": 10, "fit": 2, "adapt": 10}
         setup = replace(setup, tuning=Tuning(steps=steps, components=3))
-    return METHODS[name](setup)
+    return builder_of(METHODS[name])(setup)
 
 
 def _sending(method: Method) -> EdgeLearner:
@@ -154,7 +154,7 @@ def test_whoever_learns_says_its_loss_and_accuracy(name: str) -> None:
     told = [f for f in figures if f]
     assert told
     for f in told:
-        opponents = {"adversary", "ssim"} if name in HIDING else set()
+        opponents = {"adversary", "ssim"} if name in PROTECTING else set()
         assert set(f) - opponents == {"loss", "accuracy"}
         assert f["loss"] > 0
         assert 0 <= f["accuracy"] <= 1

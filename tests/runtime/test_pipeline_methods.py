@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from eaves.codecs.base import parse_codec
+from eaves.core.methods import METHODS, PROTECTING
 from eaves.core.net import StagedNet
 from eaves.core.optimise import OneCycle, Optimised
 from eaves.core.roles import Batch, CloudLearner, Losses, PrivateLabels, Upload
 from eaves.core.specs import LinkSpec
 from eaves.core.state import State
 from eaves.errors import DivergedError
-from eaves.experiments.build import METHODS
-from eaves.experiments.config import HIDING
+from eaves.experiments.build import builder_of
 from eaves.methods.setup import Hiding, Method, Mixed, Setup, Tuning
 from eaves.privacy.bounds import Tanh
 from eaves.privacy.mechanisms import Mechanism
@@ -58,12 +58,12 @@ def tiny(name: str) -> Method:
     )
     if name == "datamix":
         mixed = Mixed(law=MixingLaw(group=2), source=Keyed.from_seed(3))
-        return METHODS[name](replace(setup, mixed=mixed))
+        return builder_of(METHODS[name])(replace(setup, mixed=mixed))
     if name == "siamese":
         steps = {"train": STEPS, "tune": 1, "fit": 1, "adapt": 1}
         setup = replace(setup, tuning=Tuning(steps=steps, components=2))
-    if name not in HIDING:
-        return METHODS[name](setup)
+    if name not in PROTECTING:
+        return builder_of(METHODS[name])(setup)
     hiding = Hiding(
         mechanism=Mechanism(bound=Tanh(1.0), law="gaussian", scale=0.1),
         source=Keyed.from_seed(1),
@@ -71,7 +71,7 @@ def tiny(name: str) -> Method:
         attributes={"p": 2},
         keeps_training=True,
     )
-    method = METHODS[name](replace(setup, hiding=hiding))
+    method = builder_of(METHODS[name])(replace(setup, hiding=hiding))
     assert method.sender is not None
     return replace(method, edge=method.sender)  # the second stage: it learns and sends
 
@@ -220,7 +220,7 @@ def test_a_learner_that_diverges_ends_the_run(name: str) -> None:
     method = tiny(name)
     first, second = examples(2)
     # Bounded features stay bounded, whatever overflows before them.
-    broken = float("nan") if name in HIDING else 1e38
+    broken = float("nan") if name in PROTECTING else 1e38
     batches = [first, second, replace(second, inputs=torch.full((B, F), broken))] * 9
     pipeline = Pipeline(method.edge, method.cloud, INSTANT, Totals())
     with pytest.raises(DivergedError, match=r"the loss is|learning rate"):

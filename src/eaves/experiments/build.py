@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, final
 
 import torch
 from torch import nn
 
 from eaves.codecs.base import Codec, parse_codec
+from eaves.core.methods import MethodSpec
 from eaves.core.net import Normalise, StagedNet, output_shape, staged
 from eaves.core.optimise import OneCycle
 from eaves.data.batches import steps_per_epoch
@@ -29,32 +31,12 @@ from eaves.experiments.precision import (
     settled,
     training_step,
 )
-from eaves.methods.baselines import full_cloud, full_edge, split_learning
-from eaves.methods.datamix import datamix
-from eaves.methods.deepobfuscator import deepobfuscator
-from eaves.methods.disco import disco
-from eaves.methods.hierarchical import hierarchical
-from eaves.methods.nopeek import nopeek
-from eaves.methods.priphit import priphit
 from eaves.methods.setup import Hiding, Method, Mixed, Setup, Tuning
-from eaves.methods.siamese import siamese
 from eaves.nets.build import NETS, build_net
 from eaves.privacy.mixing import MixingLaw
 from eaves.privacy.sources import Keyed
 from eaves.runtime.traffic import Wire
 
-METHODS: dict[str, Callable[[Setup], Method]] = {
-    "hierarchical": hierarchical,
-    "full-cloud": full_cloud,
-    "full-edge": full_edge,
-    "split": split_learning,
-    "priphit": priphit,
-    "nopeek": nopeek,
-    "disco": disco,
-    "deepobfuscator": deepobfuscator,
-    "datamix": datamix,
-    "siamese": siamese,
-}
 _log = logging.getLogger(__name__)
 _RATES = {"sgd": 0.1, "adam": 0.002}
 
@@ -209,7 +191,7 @@ def build_method(
     """
     torch.manual_seed(config.seed)
     whole, known = _net(config, interface, net)
-    cut = None if config.method.startswith("full-") else config.cut or _default_cut(config, whole)
+    cut = None if not config.spec.cuts else config.cut or _default_cut(config, whole)
     setup = Setup(
         net=whole,
         normalise=_normalise(interface),
@@ -226,18 +208,25 @@ def build_method(
     )
     _refuse_flat_features(config, setup)
     if not config.hides:
-        method = METHODS[config.method](setup)
+        method = builder_of(config.spec)(setup)
         return Built(method=method, cut=cut, hiding=None, privacy=None, net=known)
     shape = setup.feature_shape()
     classes = private_classes or dict.fromkeys(config.privacy.attributes, ("", ""))
     hiding = hiding_for(config, shape, classes, edge_steps=steps.edge, secret=secret)
     return Built(
-        method=METHODS[config.method](replace(setup, hiding=hiding)),
+        method=builder_of(config.spec)(replace(setup, hiding=hiding)),
         cut=cut,
         hiding=hiding,
         privacy=privacy_facts(config, hiding, shape),
         net=known,
     )
+
+
+def builder_of(spec: MethodSpec) -> Callable[[Setup], Method]:
+    """Return what builds both halves of a method."""
+    module, _, name = spec.builder.partition(":")
+    builder: Callable[[Setup], Method] = getattr(import_module(f"eaves.methods.{module}"), name)
+    return builder
 
 
 def _refuse_flat_features(config: TrainConfig, setup: Setup) -> None:
@@ -313,7 +302,7 @@ def wire_of(config: TrainConfig) -> Wire:
     features = _codec("--codec", config.codec, torch.float32, "int8+zstd")
     inputs = _codec("--input-codec", config.input_codec, torch.uint8, "raw")
     return Wire(
-        codec=inputs if config.method == "full-cloud" else features,
+        codec=inputs if config.spec.sends == "inputs" else features,
         reply_codec=_codec("--reply-codec", config.reply_codec, torch.float32, "fp16:scaled"),
         link=config.link_spec(),
         edge_slowdown=config.edge_slowdown,
@@ -348,7 +337,7 @@ def uploads_of(config: TrainConfig, train_examples: int) -> int:
     steps = _steps(config, steps_per_epoch(train_examples, config.batch_size))
     if not config.sends_once:
         return steps.cloud
-    copies = 1 if config.method == "full-cloud" else config.copies
+    copies = 1 if config.spec.sends == "inputs" else config.copies
     return min(copies * steps.epoch, steps.cloud)
 
 

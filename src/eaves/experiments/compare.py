@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from eaves.core.methods import method_named
 from eaves.errors import ConfigError
 from eaves.experiments.build import wire_of
 from eaves.experiments.config import TrainConfig
@@ -43,7 +44,7 @@ def _variant(config: TrainConfig, name: str) -> TrainConfig:
     if variant == "once":
         changes["send"] = "once"
     elif variant:
-        changes["input_codec" if method == "full-cloud" else "codec"] = variant
+        changes["input_codec" if method_named(method).sends == "inputs" else "codec"] = variant
     changed = replace(config, **changes)
     wire_of(changed)  # a codec that cannot work is said now, not after the runs before this one
     return changed

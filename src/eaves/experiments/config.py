@@ -13,6 +13,7 @@ from typing import Annotated, Any, final
 
 import tyro
 
+from eaves.core.methods import DEFAULT, METHODS, PROTECTING, MethodSpec
 from eaves.core.specs import LinkSpec, parse_bottleneck, parse_link
 from eaves.errors import ConfigError
 from eaves.experiments.mixingconfig import MixingConfig
@@ -28,18 +29,7 @@ from eaves.experiments.settings import (
 from eaves.experiments.siameseconfig import SiameseConfig
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": (
-        "hierarchical",
-        "full-cloud",
-        "full-edge",
-        "split",
-        "priphit",
-        "nopeek",
-        "disco",
-        "deepobfuscator",
-        "datamix",
-        "siamese",
-    ),
+    "method": tuple(METHODS),
     "exit": ("auto", "conv", "linear", "mlp"),
     "send": ("auto", "every-epoch", "once"),
     "augment": ("auto", "none", "flip", "crop", "crop-flip", "shift"),
@@ -47,9 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16", "auto"),
     "optimiser": ("auto", "sgd", "adam"),
 }
-HIDING = ("priphit", "nopeek", "disco", "deepobfuscator")
-"""Methods that hide private attributes."""
-_ONCE = ("hierarchical", "full-cloud", *HIDING)
+_ONCE = tuple(name for name, spec in METHODS.items() if spec.once != "never")
 # What a run produces does not depend on these, so they are not part of its hash.
 _NOT_HASHED = ("data_root", "out", "checkpoint_s", "compare", "sweep")
 _PLACES = ("data_root", "out")
@@ -63,7 +51,7 @@ class TrainConfig:
     Every field is a flag of ``eaves train`` and a key of its TOML file.
     """
 
-    method: str = "hierarchical"
+    method: str = DEFAULT
     """hierarchical, full-cloud, full-edge, split; priphit, which hides --private attributes, and to
     compare it with: nopeek, disco, deepobfuscator; datamix, which answers mixtures of inputs;
     siamese, which leaves a few numbers of features that tell classes apart and little else."""
@@ -179,12 +167,13 @@ class TrainConfig:
             )
         if self.copies > 1 and not self.sends_once:
             raise ConfigError("--copies needs --send once")
-        if self.feature_augment != "none" and not (self.sends_once and self.method != "full-cloud"):
+        features_once = self.sends_once and self.spec.sends == "features"
+        if self.feature_augment != "none" and not features_once:
             raise ConfigError(
                 "--feature-augment needs --send once, and a method that sends features: full-cloud "
                 "augments the inputs themselves, as --augment says"
             )
-        if self.cloud_epochs is not None and not (self.sends_once or self.method in HIDING):
+        if self.cloud_epochs is not None and not (self.sends_once or self.spec.protects):
             raise ConfigError("--cloud-epochs needs --send once")
         if self.copies > (self.cloud_epochs or self.epochs):
             raise ConfigError(
@@ -199,13 +188,13 @@ class TrainConfig:
             )
 
     def _check_hiding(self) -> None:
-        if self.method in HIDING and not self.privacy.attributes:
+        if self.spec.protects and not self.privacy.attributes:
             raise ConfigError(
                 f"{self.method} hides private attributes: name them, as in --private Male"
             )
-        if self.privacy.keep_training and (self.sends_once or self.method not in HIDING):
+        if self.privacy.keep_training and (self.sends_once or not self.spec.protects):
             raise ConfigError(
-                f"--keep-training is for --send every-epoch and {', '.join(HIDING)}: with one "
+                f"--keep-training is for --send every-epoch and {', '.join(PROTECTING)}: with one "
                 "release of each example there is nothing to go on learning for"
             )
 
@@ -219,31 +208,36 @@ class TrainConfig:
             )
 
     @property
+    def spec(self) -> MethodSpec:
+        """The facts of the method."""
+        return METHODS[self.method]
+
+    @property
     def hides(self) -> bool:
         """Whether features are bounded and noised before they leave."""
         if self.tunes:
             return self.privacy.noise != "none"
-        return self.method in HIDING or (self.mixes and self.mixing.hardened)
+        return self.spec.protects or (self.mixes and self.mixing.hardened)
 
     @property
     def mixes(self) -> bool:
         """Whether what leaves are mixtures of a group's features."""
-        return self.method == "datamix"
+        return self.spec.mixes
 
     @property
     def tunes(self) -> bool:
         """Whether features are tuned to the task, and reduced."""
-        return self.method == "siamese"
+        return self.spec.tunes
 
     @property
     def in_one_place(self) -> bool:
         """Whether nothing is sent in training, so that no task labels ever are."""
-        return self.mixes or self.tunes
+        return self.spec.in_one_place
 
     @property
     def sends_once(self) -> bool:
         """Whether every example travels a single time."""
-        return self.send == "once" or (self.send == "auto" and self.method in HIDING)
+        return self.send == "once" or (self.send == "auto" and self.spec.once == "usual")
 
     def link_spec(self) -> LinkSpec:
         """Return the link that ``link`` names."""

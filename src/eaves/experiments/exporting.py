@@ -41,12 +41,6 @@ TOLERANCE: Final = 1e-4
 """Between the outputs of ONNX Runtime and of torch: this share of an output's root mean square over
 the batch, and as much of each value."""
 
-_REFUSED: Final = {
-    "full-cloud": "sends its inputs as they are: there is nothing to run on the device",
-    "full-edge": "answers on the edge alone: there are no features to send",
-    "datamix": "mixes the features of a group with secret coefficients, which no model can hold; "
-    "answer with `eaves infer`",
-}
 _OPSET: Final = 18
 _MOST: Final = 2**20  # of a batch
 _CHECKED: Final = (1, 2, 7)  # examples in a batch of made-up inputs
@@ -106,7 +100,7 @@ def export(source: Path, out: Path, *, net: str | nn.Module | None = None) -> Ex
 def _export(origin: Origin, out: Path) -> Exported:
     if origin.bundle is None or origin.interface is None:
         raise ConfigError("expected a bundle to export, got a configuration: train it first")
-    if (reason := _REFUSED.get(origin.config.method)) is not None:
+    if reason := origin.config.spec.not_exported:
         raise ConfigError(f"{origin.config.method} cannot be exported: it {reason}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; choose another --out, or remove it")

@@ -68,8 +68,9 @@ class Subject:
         if origin.bundle is None:
             raise ConfigError(f"expected a bundle, or the folder of a run, got {source}")
         self.folder, self.config, self._audit = origin.bundle, _of(origin.config, config), config
-        if self.config.method in ("full-edge", "full-cloud"):
-            what = "nothing" if self.config.method == "full-edge" else "the inputs themselves"
+        if self.config.spec.sends != "features":
+            sent = self.config.spec.sends
+            what = "nothing" if sent == "nothing" else "the inputs themselves"
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
         _expect_attackable(self.config, config)
         self.dataset = load_dataset(

@@ -179,10 +179,10 @@ def cloud_half(
     config = replace(origin.config, device=device)
     _refuse(config, trains=origin.bundle is None)
     interface = origin.interface or interface_of(config.data, image_size=config.image_size)
-    if origin.bundle is None and config.method == "full-cloud" and interface.mean is None:
+    if origin.bundle is None and config.spec.sends == "inputs" and interface.mean is None:
         raise ConfigError(
-            "full-cloud normalises inputs in the cloud, which does not know their mean here: make "
-            "a bundle where the data is, with `eaves bundle`, and start from it"
+            f"{config.method} normalises inputs in the cloud, which does not know their mean here: "
+            "make a bundle where the data is, with `eaves bundle`, and start from it"
         )
     config = _settled(config, interface, folder, origin.net)
     built = build_method(config, interface, net=origin.net)
@@ -192,7 +192,7 @@ def cloud_half(
     load_weights(origin, "cloud", method.cloud_modules)
     accepts = Accepts(
         feature_shape=tuple(terms["feature_shape"]),
-        dtype=torch.uint8 if config.method == "full-cloud" else torch.float32,
+        dtype=torch.uint8 if config.spec.sends == "inputs" else torch.float32,
         classes=len(interface.classes),
         max_batch=config.batch_size,
         query_batch=max(_QUERY_BATCH, config.batch_size),
@@ -200,7 +200,7 @@ def cloud_half(
     )
     learner = method.cloud or AnswersOnly()
     policy = TrainingPolicy(run_uploads=run_uploads(origin), probed=probed_scale(method, interface))
-    if config.sends_once and config.method == "full-cloud":
+    if config.sends_once and config.spec.sends == "inputs":
         learner = AugmentedInputs(learner, _augment(origin), config.seed)
     half = Half(
         learner=learner,
@@ -228,7 +228,7 @@ def _settled(
         cloud = method.cloud
         assert cloud is not None, "a method that is trained over a network has a cloud half"
         shape = terms_of(tried, interface, method, None)["feature_shape"]
-        kind = torch.uint8 if tried.method == "full-cloud" else torch.float32
+        kind = torch.uint8 if tried.spec.sends == "inputs" else torch.float32
         labels_B = torch.arange(size) % len(interface.classes)
         return partial(cloud.step, Upload(torch.zeros(size, *shape, dtype=kind), labels_B))
 
@@ -242,7 +242,7 @@ def run_uploads(origin: Origin) -> int:
     the data are on its own machine.
     """
     config = origin.config
-    if config.method == "full-edge" or config.in_one_place:
+    if not config.spec.networked:
         return 0
     known = config.train_samples or origin.train_examples
     known = known or known_examples(config.data, root=config.data_root)
@@ -370,8 +370,10 @@ def write_untrained(config: TrainConfig, folder: Path) -> None:
 
 
 def _refuse(config: TrainConfig, *, trains: bool) -> None:
-    if config.method == "full-edge":
-        raise ConfigError("full-edge sends nothing: train it with `eaves train`, on the device")
+    if config.spec.sends == "nothing":
+        raise ConfigError(
+            f"{config.method} sends nothing: train it with `eaves train`, on the device"
+        )
     if trains and config.in_one_place:
         raise ConfigError(
             f"{config.method} is trained in one place: train it with `eaves train`, where the data "

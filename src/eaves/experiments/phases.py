@@ -70,7 +70,7 @@ def edge_phases(job: Job) -> list[EdgePhase]:
         name="edge", edge=method.edge, augments=_augments(job, job.edge_steps), steps=job.edge_steps
     )
     if config.sends_once:
-        whole = config.method == "full-cloud"
+        whole = config.spec.sends == "inputs"
         copies = ["none"] + [job.augment] * (0 if whole else config.copies - 1)
         sent = min(len(copies) * job.epoch_steps, job.cloud_steps)
         sends = EdgePhase(name="send", edge=sender, augments=copies, steps=sent)
@@ -95,7 +95,7 @@ def phases_of(job: Job, store: Store | None) -> list[Phase]:
     """Return the phases of a run in order; ``store`` is needed where uploads are sent once."""
     *before, sends = edge_phases(job)
     cloud = job.method.cloud
-    if store is not None and job.config.method == "full-cloud" and cloud is not None:
+    if store is not None and job.config.spec.sends == "inputs" and cloud is not None:
         cloud = AugmentedInputs(cloud, job.augment, job.config.seed)
     phases = [_pipelined(job, alone, None, None) for alone in before]
     phases.append(_pipelined(job, sends, cloud, store))

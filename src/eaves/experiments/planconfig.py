@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+from eaves.core.methods import BASELINE, METHODS
 from eaves.core.specs import LinkSpec, parse_link
 from eaves.errors import ConfigError, unknown
-from eaves.experiments.config import HIDING
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.settings import expect_at_least, expect_between, expect_choice, take_paths
 from eaves.planner.devices import DEVICES
@@ -262,12 +262,12 @@ class PlanConfig:
             raise ConfigError("--min-accuracy and --max-drop need --probe, which measures accuracy")
         if self.probe is not None and self.inference:
             raise ConfigError("--probe trains, and --inference plans no training: leave one out")
-        methods = words(self.methods) if self.methods is not None else ("full-cloud",)
-        if self.max_drop is not None and "full-cloud" not in methods:
-            raise ConfigError("--max-drop compares with full-cloud: add it to --methods")
+        methods = words(self.methods) if self.methods is not None else (BASELINE,)
+        if self.max_drop is not None and BASELINE not in methods:
+            raise ConfigError(f"--max-drop compares with {BASELINE}: add it to --methods")
         if self.shared_link and self.fleet is None:
             raise ConfigError("--shared-link is that of a --fleet: say of how many edges")
-        hiding = [method for method in methods if method in HIDING]
+        hiding = [method for method in methods if METHODS[method].protects]
         if self.probe is not None and hiding and not self.privacy().attributes:
             raise needs_private(hiding[0])
 

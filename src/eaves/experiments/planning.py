@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+from eaves.core.methods import METHODS
 from eaves.core.rates import Rate
 from eaves.errors import ConfigError
-from eaves.experiments.config import HIDING, TrainConfig
+from eaves.experiments.config import TrainConfig
 from eaves.experiments.planconfig import THIS, PlanConfig, ProfileConfig, needs_private, words
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.planner.devices import DEVICES, preset, slowed
@@ -160,7 +161,7 @@ def fleet_of(config: PlanConfig, plan: Plan, edges: int) -> tuple[Candidate, Out
         ConfigError: there is no such way among those that keep the limits, or no simpy.
     """
     sending = [v.row for v in plan.verdicts if not v.refused and v.row.cost.bytes_up]
-    best = next((row for row in sending if row.candidate.method != "split"), None)
+    best = next((row for row in sending if not METHODS[row.candidate.method].waits), None)
     if best is None:
         raise ConfigError("a fleet needs a way that sends and does not wait: add hierarchical")
     scenario, batches = plan.scenario, plan.scenario.batches
@@ -191,7 +192,7 @@ def train_config_of(
         raise ConfigError("training needs data: name them to the plan with --data")
     if config.inference:
         raise ConfigError("`eaves train` trains: plan without --inference")
-    if way.method in HIDING and not config.privacy().attributes:
+    if METHODS[way.method].protects and not config.privacy().attributes:
         raise needs_private(way.method)
     fewer = config.samples is not None and config.samples < (scenario.edge.samples or 0)
     found = TrainConfig(
@@ -211,10 +212,10 @@ def train_config_of(
         device=settings.device,
         threads=settings.threads,
         edge_slowdown=max(1.0, config.edge_slowdown),
-        privacy=config.privacy() if way.method in HIDING else PrivacyConfig(),
+        privacy=config.privacy() if METHODS[way.method].protects else PrivacyConfig(),
     )
     if way.codec is None:
         return found
-    if way.method == "full-cloud":
+    if METHODS[way.method].sends == "inputs":
         return replace(found, input_codec=way.codec)
     return replace(found, codec=way.codec)

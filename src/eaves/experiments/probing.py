@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from eaves.core.methods import BASELINE
 from eaves.core.rates import Rate
 from eaves.errors import DivergedError
 from eaves.experiments.config import CHOICES
@@ -36,7 +37,7 @@ def probe(
     ways = [
         v.row.candidate
         for v in plan.verdicts
-        if not v.refused or (compared and v.row.candidate.method == "full-cloud")
+        if not v.refused or (compared and v.row.candidate.method == BASELINE)
     ]
     distinct = dict.fromkeys(replace(way, send="every-epoch") for way in ways)
     chosen = [way for way in distinct if way.method in CHOICES["method"]]

@@ -88,7 +88,7 @@ def record_of(
     ``identity`` is the SHA-256 of the fingerprint that the run left, if any.
     """
     config = job.config
-    sends = config.method != "full-edge"
+    sends = config.spec.sends != "nothing"
     return RunRecord(
         method=config.method,
         net=without_places({"net": config.net})["net"],

@@ -250,7 +250,7 @@ class _Worker(threading.Thread):
 
 def _lessons(train: TrainConfig, config: ServeConfig, group: Group) -> Lessons | None:
     """Return what uploads are kept in that travel once; None where they are learnt from once."""
-    copies = 1 if train.method == "full-cloud" else train.copies
+    copies = 1 if train.spec.sends == "inputs" else train.copies
     epochs = train.cloud_epochs or train.epochs
     if not train.sends_once or epochs == copies:
         return None

@@ -1,23 +1,14 @@
 """Training that begins with the weights of a net that already works."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from eaves.core.methods import METHODS
 from eaves.errors import ConfigError, StateError
 from eaves.experiments.build import Job
 from eaves.experiments.bundle import bundle_in, read_manifest, read_weights
 from eaves.experiments.halves import open_origin
-
-_WHERE: dict[str, Mapping[str, str]] = {
-    "full-edge": {"edge.": ""},
-    "full-cloud": {"cloud.": ""},
-    "hierarchical": {"edge.": "", "cloud.": "1."},
-    "split": {"edge.": "", "cloud.": "1."},
-    "siamese": {"edge.0.": "", "cloud.1.": "1.", "cloud.0.": "1."},
-}
-"""Methods whose nets are whole, and what their bundles call normalisation (0.) and stages (1.)."""
 
 
 def start(job: Job, source: Path) -> None:
@@ -67,17 +58,18 @@ def whole_weights(source: Path) -> dict[str, Tensor]:
         StateError: the bundle is damaged.
     """
     origin = open_origin(source)
-    method = origin.config.method
-    if origin.bundle is None or method not in _WHERE or origin.config.bottleneck is not None:
-        what = "a configuration" if origin.bundle is None else f"a bundle of {method}"
+    spec = origin.config.spec
+    if origin.bundle is None or spec.whole_net is None or origin.config.bottleneck is not None:
+        what = "a configuration" if origin.bundle is None else f"a bundle of {spec.name}"
+        known = ", ".join(name for name, spec in METHODS.items() if spec.whole_net is not None)
         raise ConfigError(
-            f"expected --start with a bundle of {', '.join(_WHERE)} without a bottleneck, got "
+            f"expected --start with a bundle of {known} without a bottleneck, got "
             f"{what} in {source}"
         )
     renamed: dict[str, Tensor] = {}
-    for side in {prefix.partition(".")[0] for prefix in _WHERE[method]}:
+    for side in {prefix.partition(".")[0] for prefix in spec.whole_net}:
         for name, value in read_weights(origin.bundle, side).items():
-            for prefix, instead in _WHERE[method].items():
+            for prefix, instead in spec.whole_net.items():
                 if name.startswith(prefix):
                     renamed[instead + name.removeprefix(prefix)] = value
     return renamed

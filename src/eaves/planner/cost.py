@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from eaves.core.methods import METHODS
 from eaves.core.specs import LinkSpec, Transfer
 from eaves.errors import ConfigError, unknown
 from eaves.planner.phases import INFERENCE, ONCE, TRAINING, Held, Phase
@@ -86,9 +87,9 @@ def training_cost(scenario: Scenario, candidate: Candidate) -> Cost:
     if candidate.send == "once" and candidate.method not in ONCE:
         raise ConfigError(f"{candidate.method} cannot send once, only: {', '.join(ONCE)}")
     phases, held = TRAINING[candidate.method](scenario, candidate)
-    # PriPHiT's edge holds that of hierarchical training and its adversaries besides.
-    cut, whole = candidate.cut, scenario.edge.stages[-1].name
-    where = {"hierarchical": cut, "priphit": cut, "full-edge": whole}.get(candidate.method)
+    spec, whole = METHODS[candidate.method], scenario.edge.stages[-1].name
+    # Peaks were measured of a part with its exit: what waits for a gradient has none.
+    where = whole if spec.sends == "nothing" else None if spec.waits else candidate.cut
     peak_bytes = scenario.edge.peak_bytes.get(where or "")
     return _cost(scenario, phases, scenario.epochs, held, peak_bytes)
 

@@ -6,6 +6,7 @@ from itertools import product
 from math import isfinite
 from typing import final
 
+from eaves.core.methods import BASELINE, METHODS
 from eaves.core.rates import Rate
 from eaves.core.units import bytes_text, joules_text, seconds_text
 from eaves.errors import ConfigError, unknown
@@ -166,12 +167,12 @@ def candidates(
         if cut not in scenario.edge.cuts:
             raise unknown("cut", cut, scenario.edge.cuts)
     found = []
-    for method in methods:
-        places: Sequence[str | None] = cuts if not method.startswith("full-") else (None,)
-        texts: Sequence[str | None] = input_codecs if method == "full-cloud" else codecs
-        if method in ("full-edge", "siamese"):
+    for method, spec in ((method, METHODS[method]) for method in methods):
+        places: Sequence[str | None] = cuts if spec.cuts else (None,)
+        texts: Sequence[str | None] = input_codecs if spec.sends == "inputs" else codecs
+        if spec.sends == "nothing" or spec.tunes:
             texts = (None,)
-        if method == "siamese":
+        if spec.tunes:
             places = [cut for cut in cuts if _has_components(scenario, cut)]
         sends = _sends(method, inference=inference)
         found += [
@@ -236,7 +237,7 @@ def choose(
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
     goal = OBJECTIVES[objective]
-    probed = (r.accuracy.value for r in rows if r.accuracy and r.candidate.method == "full-cloud")
+    probed = (r.accuracy.value for r in rows if r.accuracy and r.candidate.method == BASELINE)
     full_cloud = next(probed, None)
     refused = {row.candidate: tuple(limits.broken_by(row, full_cloud)) for row in rows}
     kept = [row for row in rows if not refused[row.candidate]]
@@ -310,7 +311,7 @@ def _why(row: Row, best: Row, goal: Objective, refused: Sequence[str], *, infere
 def _spent_on(row: Row, best: Row, inference: bool) -> str:
     """Return in words what an epoch of ``row`` is spent on."""
     cost = row.cost
-    if row.candidate.method == "split" and not inference:
+    if METHODS[row.candidate.method].waits and not inference:
         return f"every batch waits for its gradient, {bytes_text(cost.bytes_down)} in an epoch"
     if cost.bound == "link":
         theirs = bytes_text(best.cost.bytes_per_sample)

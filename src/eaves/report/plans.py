@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from eaves.core.methods import BASELINE
 from eaves.core.rates import Rate
 from eaves.core.units import bytes_text, joules_text, percent_text, seconds_text
 from eaves.experiments.planconfig import PlanConfig
@@ -75,7 +76,7 @@ def references(plan: Plan) -> tuple[Cost, Cost | None]:
     whole = cost(plan.scenario, Candidate(method="full-edge"))
     if not raw:
         return whole, None
-    return whole, cost(plan.scenario, Candidate(method="full-cloud", codec="raw"))
+    return whole, cost(plan.scenario, Candidate(method=BASELINE, codec="raw"))
 
 
 def _cells(verdict: Verdict, whole: Cost, baseline: Cost | None) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from eaves.core.methods import BASELINE
 from eaves.core.units import bytes_text, percent_text
 
 Record = Mapping[str, Any]
@@ -30,7 +31,7 @@ def comparison_table(records: Mapping[str, Record]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("busy %: edge, link, cloud", justify="right")
     table.add_column("edge memory", justify="right")
-    baseline = records.get("full-cloud")
+    baseline = records.get(BASELINE)
     for name, record in records.items():
         table.add_row(name, *_row(record, baseline))
     return table

@@ -5,22 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from eaves.core.methods import METHODS
 from eaves.report.figures import expect_figure, figure_bytes
 from eaves.report.verdicts import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and shapes besides.
-_LOOKS = {
-    "priphit": ("#0072B2", "o"),
-    "nopeek": ("#E69F00", "s"),
-    "disco": ("#009E73", "^"),
-    "deepobfuscator": ("#CC79A7", "D"),
-    "hierarchical": ("#D55E00", "v"),
-    "split": ("#56B4E9", "P"),
-    "siamese": ("#F0E442", "*"),
-}
 _OTHER = ("#000000", "X")
 _GREY = "#777777"
 
@@ -78,7 +69,7 @@ def _draw_line(axes: "Axes", name: str, style: str, rates: Sequence[float | None
 
 
 def _draw_method(axes: "Axes", method: str, points: Sequence[Point]) -> None:
-    colour, marker = _LOOKS.get(method, _OTHER)
+    colour, marker = METHODS[method].look if method in METHODS else _OTHER
     attacks, accuracies = ([getattr(p, name) for p in points] for name in ("attack", "accuracy"))
     axes.errorbar(
         [100 * rate["value"] for rate in attacks],
@@ -88,7 +79,7 @@ def _draw_method(axes: "Axes", method: str, points: Sequence[Point]) -> None:
         fmt=marker,
         color=colour,
         elinewidth=1,
-        label=method if method in _LOOKS else "other",
+        label=method if method in METHODS else "other",
     )
     for point in points:
         place = (100 * point.attack["value"], 100 * point.accuracy["value"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from eaves.core.methods import METHODS
 from eaves.core.units import seconds_text
 from eaves.report.tables import rate_text
 
@@ -180,7 +181,7 @@ def rank_text(identity: Record | None, method: str) -> str:
         mixed = (
             "Whose it is was not measured: what is sent are mixtures, and a mixture is nobody's."
         )
-        return mixed if method == "datamix" else ""
+        return mixed if _is(method, "mixes") else ""
     n = identity["candidates"]
     text = (
         f"Of {n:,} candidates the right one is at place {n * identity['privacy']['value']:,.1f} on "
@@ -441,9 +442,9 @@ def statement_of(method: str, privacy: Record | None) -> list[str]:
     """Return what the noise proves and what it does not, in sentences."""
     if privacy is not None:
         return [str(sentence) for sentence in privacy["statement"]]
-    if method == "datamix":
+    if _is(method, "mixes"):
         last = "Mixing is no guarantee: see who takes mixtures apart. No task labels are sent."
-    elif method == "siamese":
+    elif _is(method, "tunes"):
         last = "Tuning and projecting features is no guarantee. No task labels are sent."
     else:
         last = "Task labels are sent in the clear."
@@ -452,6 +453,11 @@ def statement_of(method: str, privacy: Record | None) -> list[str]:
         "by nothing but what attacks fail to read.",
         last,
     ]
+
+
+def _is(method: str, fact: str) -> bool:
+    """Return a fact of a method; False for one of another version, of which nothing is known."""
+    return method in METHODS and bool(getattr(METHODS[method], fact))
 
 
 def _rate(rate: Record) -> str:
