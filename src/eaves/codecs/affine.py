@@ -95,6 +95,8 @@ class Affine(TensorStage):
 
     def encode(self, x: Tensor, layout: Layout) -> tuple[bytes, Buffer]:
         """Quantise and pack; parameters are a flag, every lo unless all are 0, every scale."""
+        # Ranges are those of this batch and travel with it. So payloads may be lost, stored, or
+        # learnt from in another order.
         if not self._per_tensor and len(layout.shape) < 2:
             raise ValueError(
                 f"'{self.name}' has one range per channel (dim 1), got shape {layout.shape}; "

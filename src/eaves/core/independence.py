@@ -91,6 +91,7 @@ def dependence(part: nn.Module, x_B: Tensor) -> Dependence | None:
                 on_batch=False,
             )
         try:
+            # By asking, because a list of layers that do this would miss a user's own.
             alone = torch.cat([part(x_B[i : i + 1].clone()) for i in range(len(x_B))])
         except (RuntimeError, ValueError) as error:
             return Dependence(f"it cannot answer one example alone: {error}", on_batch=True)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import final
 
+# This module is below planner and audit: both need it, and neither may import the other.
 _Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 

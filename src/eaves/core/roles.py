@@ -88,6 +88,8 @@ class Upload:
 class Learner(ABC):
     """One half of a training method."""
 
+    # State goes through the part, once for all methods of both sides: a method that wrote its own
+    # could forget a piece of it.
     @property
     @abstractmethod
     def part(self) -> Optimised | None:

@@ -25,6 +25,8 @@ class Shield(ABC):
         """What was done so far, for a record; empty where there is nothing to tell."""
         return {}
 
+    # Not the secret is returned, but what uses it: a caller with the secret could read the answers
+    # to other queries with it by mistake.
     @abstractmethod
     def protect(self, features: Tensor) -> tuple[Tensor, Reveal]:
         """Return what may leave for features (B, ...), and what reads the answers to it.

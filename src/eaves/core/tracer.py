@@ -329,6 +329,7 @@ def _functions_watched() -> Iterator[None]:
 
     Its backward is its own, and a trace would replace it by that of what its forward does.
     """
+    # Private to torch: look at it again when the upper limit on torch's version moves.
     utils: Any = torch._functorch.utils  # every call goes through it
     usual = utils.unwrap_dead_wrappers
 

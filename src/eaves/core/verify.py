@@ -42,6 +42,7 @@ class _Run:
     batch: int
 
 
+# Still needed beside the tracer's refusals: those know only what a trace is known to lose.
 _RUNS: Final = (
     _Run(training=True, gradient=True, delivered=False, batch=3),
     _Run(training=True, gradient=True, delivered=True, batch=2),

@@ -145,6 +145,7 @@ class Dataset:
     augment: str
     valid: Source | None = None
     private_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Not printed or logged by loaders: so the terminal, the record and the API say the same.
     notices: tuple[str, ...] = ()
 
     @property

@@ -148,6 +148,8 @@ def _parts(built: Built) -> tuple[dict[str, _Part], Noising | None]:
         law=mechanism.law,
         scale=mechanism.scale,
     )
+    # Noise cannot be part of a model (its key is the device's, its salt the bounded features), so
+    # an exit behind noise is a model of its own.
     behind = exit_ is not None and mechanism.scale > 0
     edge = _Part(modules["edge"], mechanism.bound, None if behind else exit_).eval()
     if not behind or exit_ is None:
@@ -163,6 +165,7 @@ def _model(part: _Part, example: Tensor) -> bytes:
             program = torch.onnx.export(
                 part,
                 (example,),
+                # The other exporter, by TorchScript, is deprecated.
                 dynamo=True,
                 external_data=False,
                 input_names=["inputs"],

@@ -34,6 +34,7 @@ from eaves.nets.own import is_own, own_code
 from eaves.runtime.files import expect_format, write_atomically
 
 NAME: Final = "identity.json"
+# Larger sets are not read whole, because that would delay each start.
 HASHED_BYTES: Final = 256 * 2**20
 HASHED_FILES: Final = 2_000
 _HEAD: Final = 1 << 16  # bytes of a file in a larger set

@@ -135,6 +135,8 @@ def better_of(accuracy: Mapping[str, Rate | None]) -> dict[str, Any] | None:
     cloud, early = accuracy.get("cloud"), accuracy.get("exit")
     if cloud is None or early is None:
         return None
+    # The interval is for independent rates, and too wide where both halves are right together: a
+    # difference is claimed too seldom rather than too often.
     gap, low, high = early.minus(cloud)
     half = "exit" if low > 0 else "cloud" if high < 0 else "equal within the interval"
     return {"half": half, "by": gap, "low": low, "high": high, "n": early.n}

@@ -58,6 +58,7 @@ class CloudClient:
             PayloadError: what came is no message of a cloud, or the answer to another query.
             RefusedError: the cloud refuses this edge or its bundle.
         """
+        # The answer to another query would have the right shape, and be taken apart into nonsense.
         ticket = os.urandom(_TICKET_BYTES)
         query = Query(protocol=PROTOCOL, session=self._session, payload=payload, ticket=ticket)
         answer = self._called(self._infer, query, timeout_s)

@@ -15,6 +15,7 @@ from eaves.network.ledger import Ledger, Run
 from eaves.runtime.checkpoint import load_checkpoint, save_checkpoint
 
 _SHARE: Final = 0.1  # of the time that may go into writing checkpoints nobody waits for
+# A full disk does not stop the cloud: it learns on, and edges keep what is not durable meanwhile.
 _RETRY_S: Final = 2.0  # after a full disk
 
 

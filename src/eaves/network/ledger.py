@@ -23,6 +23,8 @@ class Run(NamedTuple):
 class Account:
     """The account of one run; sequence numbers count uploads from 1."""
 
+    # Two numbers, because one that meant durable at once would need a journal of all uploads
+    # beside the checkpoints: everything would be written twice.
     applied: int = 0
     """Learnt from, in memory."""
     durable: int = 0

@@ -151,6 +151,7 @@ class Held:
         """Count ``work`` of an edge until it is freed."""
         size = payload_bytes + _WORK_BYTES
         self._add(edge, size)
+        # By its lifetime: no path through the code can forget to give the bytes back.
         weakref.finalize(work, self._add, edge, -size).atexit = False
 
     def has_room(self, edge: str) -> bool:

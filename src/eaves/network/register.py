@@ -157,6 +157,8 @@ class Register:
             account = self._ledger.of(run)
             account.applied, account.samples = work.seq, account.samples + samples
             self._undurable[run] = self._undurable.get(run, 0) + len(work.payload)
+            # Early, before the edge's memory is full: its spool lets nothing go until a
+            # checkpoint is written.
             full = self._undurable[run] > self._room.get(run, 0) // 2
             self._want(run, full or account.finished)
             if reply:

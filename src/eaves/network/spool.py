@@ -358,6 +358,8 @@ class Spool:
             StorageError: the disk is full or refuses; all stays in memory, and may be tried again.
         """
         with self._disk:
+            # Uploads made after the edge's checkpoint can be made again, bit for bit: until the
+            # next one they are written only where memory is full.
             with self._changed:
                 slots = list(self._places.unsaved.values())
             for batch in _batches(slots):

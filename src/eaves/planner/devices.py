@@ -81,6 +81,7 @@ class DeviceSpec:
 _BOARD_S, _DESKTOP_S = 50e-6, 10e-6
 _REACHED = 0.75
 
+# Not in core/specs.py beside the links, because only the planner uses them.
 DEVICES: dict[str, DeviceSpec] = {
     "raspberry-pi-4": DeviceSpec(
         about="Raspberry Pi 4 B: 4 x Cortex-A72, 1.5 GHz",

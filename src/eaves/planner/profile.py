@@ -151,6 +151,7 @@ class Profile:
     subject: Subject
     machine: Mapping[str, Any]
     """Processor, cores, threads, torch, memory: for people, and for nothing else."""
+    # Payloads are part of a profile, not only times: so a plan needs neither the net nor torch.
     payloads_from: str
     """The data whose features were coded."""
     samples: int | None

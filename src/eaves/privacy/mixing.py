@@ -44,6 +44,7 @@ from eaves.privacy.sources import Source
 
 _TRIES: Final = 500
 _SPARE: Final = 8  # more than are expected to be needed: a second round costs as much as the first
+# Drawing the coefficients of one batch at a time took most of the time of mixing.
 _AHEAD: Final = 1536  # tensors: drawing large groups takes longer
 _SLACK: Final = 1e-9  # of a bound that a law touches
 

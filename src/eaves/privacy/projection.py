@@ -143,6 +143,8 @@ class Projection(nn.Module):
         sent = float(pca.variances().sum()) if self.components else pca.variance
         self.mean.copy_(pca.mean_F)
         self.basis.copy_(pca.basis())
+        # One factor for all: noise buries the components that hold little first. Whitening would
+        # lift them up to the noise.
         self.scale.fill_(sqrt(sent / (self.components or len(self.mean))) or 1.0)
 
     def project(self, features: Tensor) -> Tensor:

@@ -144,6 +144,8 @@ class Keyed(Source):
 
     def state(self) -> Tensor:
         """Return key and position as uint8 (41,). It is as secret as the key: keep it here."""
+        # Saved with the edge, so that after a crash the same payloads are made again: other noise
+        # on the same input would be a second release.
         facts = self._calls.to_bytes(COUNTER_BYTES, "big") + bytes([self._origin])
         return torch.frombuffer(bytearray(self._key + facts), dtype=torch.uint8)
 

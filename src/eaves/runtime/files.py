@@ -123,6 +123,7 @@ def replace_folder(draft: Path, folder: Path) -> None:
     try:
         if not folder.exists():
             draft.rename(folder)
+        # By one rename where the system can: a reader may come at any moment.
         elif not _exchanged(draft, folder):
             shutil.rmtree(spare(folder), ignore_errors=True)
             folder.rename(spare(folder))

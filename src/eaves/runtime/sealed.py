@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 CHECKSUM: Final = "checksum"
+# First, because a file that was cut short loses its end: it would look like one from before
+# checksums existed.
 _FIRST_LINE: Final = "# checksum: "  # a comment in TOML, so that people may go on editing it
 
 

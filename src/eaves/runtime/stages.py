@@ -193,6 +193,8 @@ class LinkStage:
                 if item.last:
                     return
                 continue
+            # On the wall clock: a simulated one would have to be told how the stages overlap, which
+            # is what is measured.
             cost = lanes.wire.link.transfer(len(item.data), rng=lanes.rng)
             # From the end of the last transfer, not from now: waking late must not slow the link.
             free_at = max(free_at, item.queued_at) + cost.busy_s

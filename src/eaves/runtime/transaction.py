@@ -73,6 +73,8 @@ def commit(folder: Path, files: Mapping[str, Content]) -> None:
         StorageError: the disk is full or refuses. Nothing has changed; or the change has happened,
             and is finished when the folder is used next.
     """
+    # Not one rename of the whole folder: it may hold other things, and a change may touch several
+    # folders in it.
     draft = folder / _DRAFT
     try:
         shutil.rmtree(draft, ignore_errors=True)
