@@ -6,6 +6,7 @@ from eaves.errors import ConfigError
 
 _EXTRA: Final = {
     "sklearn": "lab",
+    "scipy": "lab",
     "PIL": "lab",
     "matplotlib": "lab",
     "simpy": "lab",
