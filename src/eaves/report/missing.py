@@ -9,6 +9,8 @@ _EXTRA: Final = {
     "scipy": "lab",
     "PIL": "lab",
     "matplotlib": "lab",
+    "jinja2": "lab",
+    "markupsafe": "lab",
     "simpy": "lab",
     "dp_accounting": "lab",
     "cryptography": "serve",
