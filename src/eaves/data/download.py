@@ -1,4 +1,8 @@
-"""Fetch one published file over HTTP: resumable, and checked before it gets its name."""
+"""Fetch one published file over HTTP: resumable, and checked before it gets its name.
+
+pooch would check the sum too, but it begins again after a broken connection, and writes as many
+bytes as the server sends.
+"""
 
 import hashlib
 import http.client
