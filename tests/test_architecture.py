@@ -36,6 +36,7 @@ EXTRAS = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "scipy",
     "simpy",
     "sklearn",
     "timm",

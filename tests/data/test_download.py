@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eaves.data import download as module
 from eaves.data.download import download
 from eaves.errors import DataError, StorageError
 
@@ -193,10 +194,11 @@ def test_nobody_listening(target: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_silent_server_is_given_up(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.2)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:
         url = f"http://127.0.0.1:{silent.server_address[1]}/set.tar.gz"  # accepts, never answers
         with _refused(target, "timed out"):
-            download(url, target, size=len(_BODY), md5=_MD5, timeout_s=0.2)
+            download(url, target, size=len(_BODY), md5=_MD5)
 
 
 def test_a_full_disk_is_told(server: Server, target: Path) -> None:

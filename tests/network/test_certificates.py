@@ -26,7 +26,6 @@ from eaves.network.certificates import (
     DAYS,
     initialise,
     listed,
-    make_authority,
     make_device,
     make_server,
     make_token,
@@ -176,12 +175,11 @@ def test_the_server_knows_a_token_by_its_hash_only(folder: Path) -> None:
 
 def test_an_authority_is_never_replaced(folder: Path) -> None:
     before = _contents(folder)
-    for make in (lambda: make_authority(folder), lambda: initialise(folder, ["x.example"])):
-        with pytest.raises(ConfigError, match="holds an authority already"):
-            make()
+    with pytest.raises(ConfigError, match="holds an authority already"):
+        initialise(folder, ["x.example"])
     (folder / "authority" / "ca.pem").unlink()
     with pytest.raises(ConfigError, match="holds an authority already"):
-        make_authority(folder)
+        initialise(folder, ["x.example"])
     assert (folder / "authority" / "ca.key").read_bytes() == before[folder / "authority" / "ca.key"]
 
 
@@ -276,7 +274,7 @@ def test_a_key_that_others_may_read_is_not_used(folder: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"a file")
     with pytest.raises(StorageError, match=r"cannot use the folder .*taken/certs"):
-        make_authority(tmp_path / "taken" / "certs")
+        initialise(tmp_path / "taken" / "certs", ["x.example"])
 
 
 # Revocation

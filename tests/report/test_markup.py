@@ -1,9 +1,13 @@
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
-from eaves.report.markup import document, element, picture, table, text, words
+from eaves.report.markup import rendered
+from eaves.report.verdicts import Row
 
 
 class _Seen(HTMLParser):
@@ -27,30 +31,51 @@ class _Seen(HTMLParser):
 PLAIN = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"]), min_size=1)
 
 
+def page(**values: object) -> Markup:
+    """The page with nothing in it but ``values``."""
+    empty = ("figures", "run_heads", "runs", "cost_heads", "costs", "sections")
+    return rendered("page", **{**dict.fromkeys(empty, ()), **values})
+
+
 @given(plain=PLAIN)
 def test_text_stays_text_wherever_it_is_put(plain: str) -> None:
-    seen = _Seen(element("p", text(plain), {"title": plain}))
-    assert seen.elements == [("p", {"title": plain})]
-    assert "".join(seen.texts) == plain
+    seen, empty = (
+        _Seen(page(figures=[(text, text)], run_heads=[text], runs=[Row(cells=(text,))]))
+        for text in (plain, "")
+    )
+    image = {"src": plain, "alt": plain, "class": "figure"}
+    assert [given for tag, given in seen.elements if tag == "img"] == [image]
+    assert len(seen.elements) == len(empty.elements)
+    assert "".join(seen.texts).count(plain) >= 3
 
 
 def test_a_table_has_a_class_for_each_row() -> None:
-    seen = _Seen(table(["a", "<b>"], [("best", ["1", "2"]), ("", ["3", "&"])]))
-    assert [tag for tag, _ in seen.elements] == [
-        *("div", "table", "thead", "tr", "th", "th", "tbody"),
-        *("tr", "td", "td", "tr", "td", "td"),
+    rows = [
+        Row(cells=("1", "2"), best=True),
+        Row(cells=("3", "&"), beside=True),
+        Row(cells=("4", "5")),
     ]
-    assert [given for tag, given in seen.elements if tag == "tr"] == [{}, {"class": "best"}, {}]
-    assert seen.texts == ["a", "<b>", "1", "2", "3", "&"]
+    seen = _Seen(page(run_heads=["a", "<b>"], runs=rows))
+    lines = [given for tag, given in seen.elements if tag == "tr"]
+    assert lines == [{}, {"class": "best"}, {"class": "beside"}, {}, {}]  # the last: of the costs
+    cells = [text for text in seen.texts if text in ("a", "<b>", "&") or text.isdigit()]
+    assert cells == ["a", "<b>", "1", "2", "3", "&", "4", "5"]
+
+
+def test_a_section_is_put_into_the_page_as_it_is_and_plain_text_never() -> None:
+    section = Markup("<h2>One &amp; only</h2>")
+    assert section in page(sections=[section])
+    assert "<script>" not in page(sections=["<script>"])
+
+
+def test_what_a_template_lacks_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="figures"):
+        rendered("page", sections=())
 
 
 def test_a_page_forbids_scripts_and_everything_from_elsewhere() -> None:
-    page = document(
-        "<title>", "p { margin: 0 }", [words("p", "hello"), picture(b"x", "image/png", "y")]
-    )
-    seen = _Seen(page.decode())
-    policies = [given["content"] for _, given in seen.elements if "http-equiv" in given]
+    made = page()
+    policies = [given["content"] for _, given in _Seen(made).elements if "http-equiv" in given]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-    assert ("img", {"src": "data:image/png;base64,eA==", "alt": "y", "class": ""}) in seen.elements
-    assert "<title>" in seen.texts
-    assert page.startswith(b'<!doctype html>\n<html lang="en">')
+    assert made.startswith('<!doctype html>\n<html lang="en">')
+    assert made.endswith("</html>\n")

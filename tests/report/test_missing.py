@@ -72,6 +72,7 @@ def test_what_needs_no_torch_goes_without(tmp_path: Path, words: list[str]) -> N
     ("package", "extra", "words"),
     [
         ("sklearn", "lab", ["train", "--epochs", "1"]),
+        ("jinja2", "lab", ["report", "."]),
         ("cryptography", "serve", ["certs", "init", "--host", "a"]),
         ("grpc_health", "serve", ["serve", "run.toml", "--insecure", "--listen", "127.0.0.1:0"]),
         ("prometheus_client", "serve", ["serve", "run.toml", "--insecure"]),

@@ -61,37 +61,37 @@ def test_a_run_that_nobody_attacked(run_folder: Folder, run_json: Json) -> None:
     assert found.points == {}
     assert [found.cells[4], found.cells[6], *found.cells[8:]] == ["-"] * 6
     assert (found.costs[2], found.costs[-2]) == ("-", "-")
-    text = "".join(found.parts)
+    text = found.section
     assert "Nobody has attacked this run. Do: eaves audit run" in text
     assert "no formal guarantee" in text
 
 
 def test_an_audit_that_is_not_to_be_relied_on_says_so(run_folder: Folder, audit_json: Json) -> None:
-    assert 'class="warning"' not in "".join(view(run_folder("whole"), gallery=False).parts)
+    assert 'class="warning"' not in view(run_folder("whole"), gallery=False).section
     audit_json["complete"] = False
-    interrupted = "".join(view(run_folder("part"), gallery=False).parts)
+    interrupted = view(run_folder("part"), gallery=False).section
     assert '<p class="warning">The audit was interrupted' in interrupted
     audit_json["complete"] = True
     audit_json["attributes"]["Male"]["control"]["sound"] = False
-    broken = "".join(view(run_folder("broken"), gallery=False).parts)
+    broken = view(run_folder("broken"), gallery=False).section
     assert '<p class="warning">Control: with shuffled labels' in broken
 
 
 def test_whose_it_is_has_a_part_of_its_own(run_folder: Folder, audit_json: Json) -> None:
-    text = "".join(view(run_folder("new"), gallery=False).parts)
+    text = view(run_folder("new"), gallery=False).section
     assert "<h3>Whose it is</h3>" in text
     assert "mean rank / 4,000" in text
     assert "differential privacy" in text
     del audit_json["identity"]  # as in an audit that was made before there was one
-    assert "Whose it is" not in "".join(view(run_folder("old"), gallery=False).parts)
+    assert "Whose it is" not in view(run_folder("old"), gallery=False).section
     audit_json["subject"]["method"] = "datamix"
-    mixed = "".join(view(run_folder("mixed"), gallery=False).parts)
+    mixed = view(run_folder("mixed"), gallery=False).section
     assert "a mixture is nobody" in mixed
     assert "mean rank" not in mixed
 
 
 def test_a_run_can_be_repeated_from_what_is_said(run_folder: Folder) -> None:
-    text = "".join(view(run_folder()).parts)
+    text = view(run_folder()).section
     for fact in (
         "eaves train --method priphit --data faces:Smiling --epochs 30 --private Male,Hat",
         "eaves audit RUN --attacks all --max-attack 0.7",

@@ -5,12 +5,11 @@ Dimension key:  G groups   E estimates and V sources of a group   C channels   H
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-_EVEN = 1e-12  # share of its energy below which what varies in an estimate counts as rounding
+from eaves.errors import ConfigError
 
-Costs = NDArray[np.float64]
+_EVEN = 1e-12  # share of its energy below which what varies in an estimate counts as rounding
 
 
 def correlations(estimates_GECHW: Tensor, sources_GVCHW: Tensor) -> Tensor:
@@ -50,9 +49,7 @@ def best_pairs(gains_GEV: Tensor) -> Tensor:
 
     Raises:
         ValueError: fewer estimates than sources, or gains that are not finite.
-
-    Source: Kuhn, *The Hungarian Method for the Assignment Problem* (1955); Jonker and Volgenant,
-    *A Shortest Augmenting Path Algorithm for Dense and Sparse Linear Assignment Problems* (1987).
+        ConfigError: scipy is not installed.
 
     >>> best_pairs(torch.tensor([[[0.9, 0.8], [0.7, 0.1]]]))
     tensor([[1, 0]])
@@ -63,47 +60,12 @@ def best_pairs(gains_GEV: Tensor) -> Tensor:
             f"expected finite gains of as many estimates as sources or more, got {estimates} "
             f"estimates of {sources} sources"
         )
-    costs_GVE = -gains_GEV.detach().mT.double().numpy()
-    return torch.tensor([_assigned(costs_VE) for costs_VE in costs_GVE], dtype=torch.int64)
-
-
-def _assigned(costs_VE: Costs) -> list[int]:
-    """Return the column of each row of least cost in all; there are as many columns or more.
-
-    Row after row is given the column at the end of the shortest path of changes to those before.
-    """
-    rows, columns = costs_VE.shape
-    row_price, column_price = np.zeros(rows), np.zeros(columns)
-    owner = np.full(columns, -1)
-    for row in range(rows):
-        before, distance, reached, column = _shortest_path(
-            costs_VE - row_price[:, None] - column_price, owner, row
-        )
-        end = distance[column]
-        row_price[row] += end
-        row_price[owner[reached]] += end - distance[reached]
-        column_price[reached] -= end - distance[reached]
-        while column != -1:  # back along the path: each row moves on to the next column
-            from_row = row if before[column] == -1 else owner[before[column]]
-            owner[column], column = from_row, before[column]
-    return [int(np.flatnonzero(owner == row)[0]) for row in range(rows)]
-
-
-def _shortest_path(
-    slack_VE: Costs, owner: NDArray[np.int64], row: int
-) -> tuple[NDArray[np.int64], Costs, NDArray[np.bool_], int]:
-    """Return the way from ``row`` to the nearest column without owner.
-
-    As the column before each column (-1: the row itself), the distances, the columns that were
-    passed through, and the column at the end.
-    """
-    before, distance = np.full(len(owner), -1), slack_VE[row].copy()
-    reached = np.zeros(len(owner), dtype=bool)
-    while True:
-        column = int(np.where(reached, np.inf, distance).argmin())
-        if owner[column] == -1:
-            return before, distance, reached, column
-        reached[column] = True
-        through = distance[column] + slack_VE[owner[column]]
-        shorter = ~reached & (through < distance)
-        distance[shorter], before[shorter] = through[shorter], column
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ConfigError(
+            'matching estimates to sources needs scipy: pip install "eaves[lab]"'
+        ) from error
+    gains_GVE = gains_GEV.detach().mT.double().numpy()
+    pairs = [linear_sum_assignment(gains_VE, maximize=True)[1] for gains_VE in gains_GVE]
+    return torch.tensor(np.array(pairs), dtype=torch.int64).reshape(len(gains_GEV), sources)

@@ -1,4 +1,8 @@
-"""Fetch one published file over HTTP: resumable, and checked before it gets its name."""
+"""Fetch one published file over HTTP: resumable, and checked before it gets its name.
+
+pooch would check the sum too, but it begins again after a broken connection, and writes as many
+bytes as the server sends.
+"""
 
 import hashlib
 import http.client
@@ -19,7 +23,7 @@ _TIMEOUT_S = 30.0
 _PARTIAL, _RANGE_REFUSED = 206, 416
 
 
-def download(url: str, target: Path, *, size: int, md5: str, timeout_s: float = _TIMEOUT_S) -> None:
+def download(url: str, target: Path, *, size: int, md5: str) -> None:
     """Bring the file at ``url`` to ``target``; nothing is fetched where it already lies whole.
 
     The bytes go to ``target`` + ``.part``. What an interrupted run left there is continued (HTTP
@@ -40,7 +44,7 @@ def download(url: str, target: Path, *, size: int, md5: str, timeout_s: float = 
         part.unlink()
     if _bytes_of(part) < size:
         try:
-            _fetch(url, part, size, timeout_s)
+            _fetch(url, part, size)
         except DataError as error:
             raise DataError(f"{error}; or place the file by hand at {target}") from error
     wrong = _difference(part, size, md5)
@@ -66,9 +70,9 @@ def _difference(path: Path, size: int, md5: str) -> str | None:
     return None if found == md5 else f"expected the MD5 sum {md5}, found {found}"
 
 
-def _fetch(url: str, part: Path, size: int, timeout_s: float) -> None:
+def _fetch(url: str, part: Path, size: int) -> None:
     """Bring ``part`` to ``size`` bytes, going on from those it holds if the server can."""
-    with _ask(url, part, timeout_s) as response:
+    with _ask(url, part) as response:
         done = _bytes_of(part) if response.status == _PARTIAL else 0
         if response.length is not None and done + response.length != size:
             raise DataError(
@@ -83,18 +87,18 @@ def _fetch(url: str, part: Path, size: int, timeout_s: float) -> None:
                 bar.advance(task, len(chunk))
 
 
-def _ask(url: str, part: Path, timeout_s: float) -> http.client.HTTPResponse:
+def _ask(url: str, part: Path) -> http.client.HTTPResponse:
     """Ask for what ``part`` lacks; where that range is refused, remove ``part`` and ask for all."""
     done = _bytes_of(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
         return response
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == _RANGE_REFUSED and done:
             part.unlink()
-            return _ask(url, part, timeout_s)
+            return _ask(url, part)
         raise DataError(f"{url} answered {error.code} {error.reason}; try later") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)

@@ -1,7 +1,8 @@
 """Recordings in WAV files: read with care, brought to one rate and one length.
 
-Only numpy is needed. Of a file no more is read than :data:`LARGEST_BYTES`, and what its header
-promises is held against what is there before anything is made of it.
+Only numpy is needed: a device with a microphone reads and resamples without scipy, which has 140
+MB. Of a file no more is read than :data:`LARGEST_BYTES`, and what its header promises is compared
+with what is there. soundfile and scipy.io.wavfile take a file that is cut off for a short one.
 
 Dimension key:  N samples   F frames (one sample of each channel)   T taps
 """

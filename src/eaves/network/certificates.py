@@ -84,21 +84,6 @@ class Issued:
         return "expired" if self.expires and self.expires <= datetime.now(UTC) else "valid"
 
 
-def make_authority(folder: Path) -> Path:
-    """Make the authority that certificates in ``folder`` come from; return its own folder.
-
-    Raises:
-        ConfigError: there is one already; it is never replaced.
-        StorageError: the disk is full or refuses.
-    """
-    with _locked(folder, make=True):
-        _expect_no_authority(folder)
-        made = new_authority(_now())
-        commit(folder, _lists([_issued(made, *_AUTHORITY)]) | _authority_files(made))
-        _record(folder, "authority made", made)
-    return folder / "authority"
-
-
 def initialise(folder: Path, hosts: Sequence[str], *, days: int = DAYS) -> None:
     """Make an authority and the server's certificate, or neither, whatever ends the process.
 

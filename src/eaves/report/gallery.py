@@ -1,27 +1,42 @@
-"""Images of victims beside what attacks made of them, as part of a page.
+"""Images of victims beside what attacks made of them, as a page shows them.
 
 Dimension key:  N images   C channels   H, W height and width
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from eaves.errors import ConfigError
-from eaves.report.markup import Html, element, picture, text, words
+from eaves.report.markup import data_url
 from eaves.report.runs import Images, Run
 from eaves.report.verdicts import KINDS, Record
 
 _FREE = "CC "  # terms that begin so allow to publish
 
 
-def gallery_parts(run: Run, attribute: str, found: Record) -> list[Html]:
-    """Return the gallery of one attribute: a warning where data are restricted, then the images.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Images below each other: a column for each example, a row for each kind of image."""
 
-    Columns are grouped by task and private class. Without images there is nothing to return.
+    warning: str
+    """That the data are restricted; empty where they are not."""
+    caption: str
+    heads: Sequence[tuple[str, int]] = ()
+    """What stands above the columns, and above how many of them."""
+    rows: Mapping[str, Sequence[str]]
+    """Images as data URLs, by what they are."""
+
+
+def attribute_gallery(run: Run, attribute: str, found: Record) -> Gallery | None:
+    """Return the gallery of one attribute, None without images.
+
+    Columns are grouped by task and private class.
 
     Raises:
         ConfigError: pillow is not installed.
@@ -30,27 +45,25 @@ def gallery_parts(run: Run, attribute: str, found: Record) -> list[Html]:
     assert run.audit is not None
     images = _rows(run.gallery, attribute, found)
     if not images:
-        return []
+        return None
     classes = run.audit["subject"]["classes"], found["classes"]
     labels, private = (run.gallery[f"{attribute}/{kind}"] for kind in ("labels", "private"))
     order = sorted(range(len(labels)), key=lambda i: (int(labels[i]), int(private[i]), i))
     named = [f"{classes[0][labels[i]]}; {attribute}: {classes[1][private[i]]}" for i in order]
-    heads = [words("th", "")]
-    for name, group in groupby(named):
-        count = len(list(group))
-        heads.append(element("th", text(name), {"colspan": str(count)}))
-    rows = [element("tr", heads)]
-    rows += [_row(name, [images[name][i] for i in order]) for name in images]
-    caption = (
-        "What attacks made of examples, by task and private class. Chosen in turn, not by eye."
+    return Gallery(
+        warning=_warning(run.audit["subject"]),
+        caption=(
+            "What attacks made of examples, by task and private class. Chosen in turn, not by eye."
+        ),
+        heads=[(name, len(list(group))) for name, group in groupby(named)],
+        rows={name: _urls(images[name][i] for i in order) for name in images},
     )
-    return _framed(run.audit["subject"], caption, rows)
 
 
-def mixture_parts(run: Run) -> list[Html]:
+def mixture_gallery(run: Run) -> Gallery | None:
     """Return the gallery of mixtures: inputs, what was sent for them, what was made of that.
 
-    Without images there is nothing to return.
+    None without images.
 
     Raises:
         ConfigError: pillow is not installed.
@@ -59,13 +72,15 @@ def mixture_parts(run: Run) -> list[Html]:
     assert run.audit is not None
     found = mixture_images(run)
     if not found:
-        return []
-    caption = (
-        "Inputs at random, and what a decoder of unmixed features makes of mixtures as they are "
-        "sent, of what the best attack took apart, and of the same features without mixing."
+        return None
+    return Gallery(
+        warning=_warning(run.audit["subject"]),
+        caption=(
+            "Inputs at random, and what a decoder of unmixed features makes of mixtures as they "
+            "are sent, of what the best attack took apart, and of the same features without mixing."
+        ),
+        rows={name: _urls(images) for name, images in found.items()},
     )
-    rows = [_row(name, list(images)) for name, images in found.items()]
-    return _framed(run.audit["subject"], caption, rows)
 
 
 def mixture_images(run: Run) -> dict[str, Images]:
@@ -75,14 +90,6 @@ def mixture_images(run: Run) -> dict[str, Images]:
     if "input" not in found:
         return {}
     return {"input": found.pop("input"), **dict(sorted(found.items()))}
-
-
-def _framed(subject: Record, caption: str, rows: Sequence[Html]) -> list[Html]:
-    return [
-        *_warning(subject),
-        words("p", caption),
-        element("div", element("table", rows, {"class": "gallery"}), {"class": "scroll"}),
-    ]
 
 
 def _rows(gallery: Mapping[str, Images], attribute: str, found: Record) -> dict[str, Images]:
@@ -99,9 +106,8 @@ def _rows(gallery: Mapping[str, Images], attribute: str, found: Record) -> dict[
     return rows
 
 
-def _row(name: str, images: Sequence[Images]) -> Html:
-    cells = [element("td", picture(png(image), "image/png", name)) for image in images]
-    return element("tr", [words("th", name), *cells])
+def _urls(images: Iterable[Images]) -> list[str]:
+    return [data_url(png(image), "image/png") for image in images]
 
 
 def png(image_CHW: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
@@ -123,13 +129,12 @@ def png(image_CHW: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return buffer.getvalue()
 
 
-def _warning(subject: Record) -> list[Html]:
+def _warning(subject: Record) -> str:
     """Return a warning unless the data are known to be free: what is not known may not be."""
     terms = str(subject.get("terms", "not known"))
     if terms.startswith(_FREE):
-        return []
-    warning = (
+        return ""
+    return (
         f"Do not publish this page or pass it on: it shows examples of {subject['data']}, whose "
         f"terms are: {terms}. With --no-gallery it is made without them."
     )
-    return [words("p", warning, "warning")]

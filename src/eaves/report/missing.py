@@ -6,8 +6,11 @@ from eaves.errors import ConfigError
 
 _EXTRA: Final = {
     "sklearn": "lab",
+    "scipy": "lab",
     "PIL": "lab",
     "matplotlib": "lab",
+    "jinja2": "lab",
+    "markupsafe": "lab",
     "simpy": "lab",
     "dp_accounting": "lab",
     "cryptography": "serve",

@@ -1,40 +1,20 @@
 """What a page says about one run: its lines in the tables of all, its point, its own section."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+from markupsafe import Markup
+
 from eaves.core.units import bytes_text, seconds_text
-from eaves.report.gallery import gallery_parts, mixture_parts
-from eaves.report.markup import Html, element, listed, table, text, words
+from eaves.report import verdicts
+from eaves.report.gallery import attribute_gallery, mixture_gallery
+from eaves.report.markup import rendered
 from eaves.report.runs import PLACES, Run, audit_command, train_command
 from eaves.report.tables import rate_text
 from eaves.report.tradeoff import Point
-from eaves.report.verdicts import (
-    ATTACK_CAPTION,
-    ATTACK_HEADS,
-    RANK_CAPTION,
-    RANK_HEADS,
-    REBUILT_HEADS,
-    UNMIXED_CAPTION,
-    UNMIXED_HEADS,
-    Record,
-    Row,
-    accuracy_text,
-    attack_rows,
-    control_text,
-    faults_text,
-    known_text,
-    rank_controls_text,
-    rank_rows,
-    rank_text,
-    rebuilt_rows,
-    statement_of,
-    subject_text,
-    unmixed_rows,
-    verdict_text,
-)
+from eaves.report.verdicts import Record
 
 RUN_HEADS = (
     *("#", "run", "method", "net", "cut", "data", "accuracy %", "exit %"),
@@ -51,13 +31,13 @@ COST_HEADS = (
 class View:
     """One run as a page shows it."""
 
-    cells: Sequence[str]
+    cells: tuple[str, ...]
     """Under :data:`RUN_HEADS`."""
-    costs: Sequence[str]
+    costs: tuple[str, ...]
     """Under :data:`COST_HEADS`."""
     points: Mapping[str, Point]
     """Where it lies in the trade-off with each private attribute."""
-    parts: Sequence[Html]
+    section: Markup
     """Its own section."""
 
 
@@ -66,26 +46,21 @@ def view_of(run: Run, *, gallery: bool) -> View:
 
     Raises:
         ConfigError: pillow is not installed.
-        KeyError, IndexError, TypeError, ValueError, AttributeError: its record or audit is damaged.
+        KeyError, IndexError, TypeError, ValueError, AttributeError, jinja2.UndefinedError: its
+            record or audit is damaged.
     """
     return View(
         cells=_run_cells(run),
         costs=_cost_cells(run),
         points=_points(run),
-        parts=[
-            words("h2", f"{run.number}. {run.name}"),
-            *_audit_parts(run, gallery=gallery),
-            words("h3", "What the noise proves, and what it does not"),
-            listed(statement_of(run.record["method"], run.record.get("privacy"))),
-            *_repeat_parts(run),
-        ],
+        section=_section(run, gallery=gallery),
     )
 
 
-def _run_cells(run: Run) -> list[str]:
+def _run_cells(run: Run) -> tuple[str, ...]:
     record = run.record
     best = {name: v["best"] for name, v in _verdicts(run).items()}
-    return [
+    return (
         str(run.number),
         run.name,
         *(str(record[name] or "-") for name in ("method", "net", "cut", "data")),
@@ -95,7 +70,7 @@ def _run_cells(run: Run) -> list[str]:
             for kind in ("rate", "balanced")
         ),
         *(_epsilons(record.get("privacy"), unit) for unit in ("element", "tensor")),
-    ]
+    )
 
 
 def _verdicts(run: Run) -> dict[str, Record]:
@@ -112,12 +87,12 @@ def _epsilons(privacy: Record | None, unit: str) -> str:
     return ", ".join("infinite" if epsilon is None else f"{epsilon:.4g}" for epsilon in both)
 
 
-def _cost_cells(run: Run) -> list[str]:
+def _cost_cells(run: Run) -> tuple[str, ...]:
     record = run.record
     sent, time = record["bytes"], record["time"]
     edge_s, cloud_s = time["edge_busy_s"], time["cloud_busy_s"]
     per_sample = sent["per_sample_up"]
-    return [
+    return (
         str(run.number),
         run.name,
         "-" if per_sample is None else bytes_text(per_sample),
@@ -127,7 +102,7 @@ def _cost_cells(run: Run) -> list[str]:
         seconds_text(cloud_s),
         f"{100 * edge_s / (edge_s + cloud_s):.0f} %" if edge_s + cloud_s else "-",
         seconds_text(time["wall_s"]),
-    ]
+    )
 
 
 def _points(run: Run) -> dict[str, Point]:
@@ -149,60 +124,7 @@ def _points(run: Run) -> dict[str, Point]:
     return points
 
 
-def _audit_parts(run: Run, *, gallery: bool) -> list[Html]:
-    if run.audit is None:
-        hint = f"Nobody has attacked this run. Do: eaves audit {run.name}"
-        return [words("p", hint)]
-    subject = run.audit["subject"]
-    parts = [words("p", f"{subject_text(subject)}. {accuracy_text(subject)}")]
-    if not run.audit["complete"]:
-        parts.append(words("p", "The audit was interrupted: attacks are missing.", "warning"))
-    if doubts := faults_text(run.audit):
-        parts.append(words("p", doubts, "warning"))
-    if mixtures := run.audit.get("mixtures"):
-        parts += [
-            words("h3", "Who takes mixtures apart"),
-            words("p", UNMIXED_CAPTION),
-            _table(UNMIXED_HEADS, unmixed_rows(mixtures)),
-        ]
-        parts += mixture_parts(run) if gallery else []
-    parts += _whose(run.audit.get("identity"), subject["method"])
-    if controls := rank_controls_text(run.audit):
-        parts.append(words("p", controls))
-    for attribute, found in run.audit["attributes"].items():
-        sound = found["control"] is None or found["control"]["sound"]
-        parts += [
-            words("h3", f"Who reads {attribute}"),
-            words("p", verdict_text(attribute, found), "verdict"),
-            words("p", control_text(found), "" if sound else "warning"),
-            _table(ATTACK_HEADS, attack_rows(found)),
-            words("p", f"{known_text(found)} {ATTACK_CAPTION}".strip()),
-        ]
-        if found["reconstructions"]:
-            parts += [
-                words("h3", f"Who rebuilds the inputs, and reads {attribute} from them"),
-                _table(REBUILT_HEADS, rebuilt_rows(found)),
-            ]
-            parts += gallery_parts(run, attribute, found) if gallery else []
-    return parts
-
-
-def _whose(identity: Record | None, method: str) -> list[Html]:
-    """Return the rank measure; nothing where it was not asked for, as in earlier audits."""
-    said = rank_text(identity, method)
-    parts = [words("h3", "Whose it is"), words("p", said, "verdict")] if said else []
-    if identity is not None:
-        parts += [_table(RANK_HEADS, rank_rows(identity)), words("p", RANK_CAPTION)]
-    return parts
-
-
-def _table(heads: Sequence[str], rows: Sequence[Row]) -> Html:
-    kinds = ("best" if row.best else "beside" if row.beside else "" for row in rows)
-    return table(heads, list(zip(kinds, (row.cells for row in rows), strict=True)))
-
-
-def _repeat_parts(run: Run) -> list[Html]:
-    """Return all that is needed to do it again."""
+def _section(run: Run, *, gallery: bool) -> Markup:
     record, audit = run.record, run.audit
     commands = [train_command(record["config"])]
     machines = [f"Training: {_machine(record)}, configuration {record['config_hash']}."]
@@ -212,19 +134,27 @@ def _repeat_parts(run: Run) -> list[Html]:
     if record.get("network"):
         machines.append("The halves were trained over a network, with these settings.")
     machines.append("Data are found by --data-root or the environment variable EAVES_DATA.")
-    config = {name: value for name, value in record["config"].items() if name not in PLACES}
-    return [
-        words("h3", "How to repeat it"),
-        element("pre", words("code", "\n".join(commands))),
-        listed(machines),
-        element(
-            "details",
-            [
-                words("summary", "All settings"),
-                element("pre", text(json.dumps(config, indent=1, ensure_ascii=False))),
-            ],
-        ),
-    ]
+    galleries = {}
+    if gallery and audit is not None:
+        for name, found in audit["attributes"].items():
+            if found["reconstructions"]:
+                galleries[name] = attribute_gallery(run, name, found)
+    return rendered(
+        "run",
+        run=run,
+        verdicts=verdicts,
+        galleries=galleries,
+        mixture_gallery=mixture_gallery(run) if gallery and audit is not None else None,
+        statement=verdicts.statement_of(record["method"], record.get("privacy")),
+        commands="\n".join(commands),
+        machines=machines,
+        settings=_settings_text(record["config"]),
+    )
+
+
+def _settings_text(config: Record) -> str:
+    kept = {name: value for name, value in config.items() if name not in PLACES}
+    return json.dumps(kept, indent=1, ensure_ascii=False)
 
 
 def _machine(record: Record) -> str:
