@@ -17,9 +17,10 @@ from eaves.core.calibration import Scored
 from eaves.core.rates import Rate
 from eaves.core.roles import CloudPredictor, EdgePredictor
 from eaves.core.rules import RULES, ConfidenceAbove, EntropyBelow
+from eaves.core.shield import Open, Reveal, Shield
 from eaves.data.source import InMemory
 from eaves.errors import ConfigError, StateError
-from eaves.experiments.answering import Beside
+from eaves.experiments.answering import Beside, Cloud
 from eaves.experiments.bundle import write_bundle
 from eaves.experiments.calibrating import (
     Calibration,
@@ -72,7 +73,7 @@ def calibration(target: Target) -> Calibration:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_example_is_scored_with_who_is_right(source: InMemory, rule: str) -> None:
-    found = score(Edge(), Beside(Reading()), source, parse_codec("fp32"), rule)
+    found = score(Edge(), Beside(Reading()), source, parse_codec("fp32"), rule, shield=Open())
     labels_N = torch.arange(N) // 2 % K
     assert found.exit_right.equal(labels_N == 3)
     assert found.cloud_right.equal(labels_N != 0)
@@ -82,8 +83,41 @@ def test_every_example_is_scored_with_who_is_right(source: InMemory, rule: str) 
 
 
 def test_the_features_go_through_the_codec(source: InMemory) -> None:
-    crude = score(Edge(), Beside(Reading()), source, parse_codec("int1"), "confidence")
+    crude = score(
+        Edge(), Beside(Reading()), source, parse_codec("int1"), "confidence", shield=Open()
+    )
     assert crude.cloud_right.sum() == N / 2  # one bit tells two classes; else 3 N / 4
+
+
+@final
+class Reversed(Shield):
+    """Features leave in another order, and the answers come back in the right one."""
+
+    def protect(self, features: Tensor) -> tuple[Tensor, Reveal]:
+        return features.flip(0), lambda answers: answers.flip(0)
+
+
+@final
+class Listening(Cloud):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def ask(self, payload: bytes, *, timeout_s: float) -> Tensor:
+        self.asked.append(payload)
+        return Beside(Reading()).ask(payload, timeout_s=timeout_s)
+
+
+def test_the_features_go_past_the_shield(source: InMemory) -> None:
+    clouds, codec = (Listening(), Listening()), parse_codec("fp32")
+    plain, shielded = (
+        score(Edge(), cloud, source, codec, "confidence", shield=shield)
+        for cloud, shield in zip(clouds, (Open(), Reversed()), strict=True)
+    )
+    assert shielded.cloud_right.equal(plain.cloud_right)
+    assert len(clouds[0].asked) == len(clouds[1].asked) > 1
+    assert not set(clouds[0].asked) & set(clouds[1].asked)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +127,7 @@ def test_without_two_answers_there_is_nothing_to_choose(
     source: InMemory, edge: Edge, missing: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"the method has no {missing}"):
-        score(edge, Beside(Reading()), source, parse_codec("fp32"), "entropy")
+        score(edge, Beside(Reading()), source, parse_codec("fp32"), "entropy", shield=Open())
 
 
 def test_even_examples_choose_and_odd_ones_measure() -> None:

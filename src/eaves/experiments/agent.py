@@ -354,7 +354,7 @@ class _Agent:
         )
         try:
             with asked as cloud:
-                return evaluate(edge, cloud, source, codec)
+                return evaluate(edge, cloud, source, codec, job.method.shield)
         except (CloudLate, PayloadError, RefusedError) as error:
             network["problem"] = f"no accuracy of the cloud: {error}"
             return evaluate(edge, None, source, codec)

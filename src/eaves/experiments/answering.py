@@ -12,6 +12,7 @@ Dimension key:  B batch   S sent, of a batch   K classes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import final
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from eaves.codecs.base import Codec, decode, parse_codec
 from eaves.codecs.payload import Payload
 from eaves.core.roles import CloudPredictor, EdgePredictor
-from eaves.core.shield import Open, Shield
+from eaves.core.shield import Open, Reveal, Shield
 from eaves.errors import PayloadError
 from eaves.experiments.build import wire_of
 from eaves.experiments.config import TrainConfig
@@ -34,6 +35,25 @@ from eaves.network.asking import (
 from eaves.network.channel import Target
 from eaves.network.claims import expect_answer
 from eaves.network.waiting import Answers, Caller, CloudLate, Counts, Policy, Top, combined
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Release:
+    """What leaves the edge for some inputs, and what reads the cloud's answers to it."""
+
+    payload: bytes
+    read: Reveal
+    """Answers (Q, ...) -> logits (B, K), for this release only."""
+
+
+def release(features: Tensor, codec: Codec, shield: Shield) -> Release:
+    """Make what leaves for features (B, ...) in inference: the one place where that is done.
+
+    Answers, evaluation and calibration all call it, so that none of them can leave the shield out.
+    """
+    queries, read = shield.protect(features)
+    return Release(payload=codec.encode(queries), read=read)
 
 
 class Cloud(ABC):
@@ -186,16 +206,15 @@ class Answerer:
         cloud = self._cloud
         if cloud is None or not self._caller.allows():
             return None, 0
-        queries, reveal = self._shield.protect(features[sent_B.to(features.device)])
-        payload = self._codec.encode(queries)
+        sent = release(features[sent_B.to(features.device)], self._codec, self._shield)
 
         def asked(left_s: float) -> Tensor:
-            answers = cloud.ask(payload, timeout_s=left_s).detach()
-            logits_SK = reveal(answers).cpu()
+            answers = cloud.ask(sent.payload, timeout_s=left_s).detach()
+            logits_SK = sent.read(answers).cpu()
             _expect_logits(logits_SK, int(sent_B.sum()), early_BK)
             return logits_SK
 
-        return self._caller.ask(payload, asked, start_s)
+        return self._caller.ask(sent.payload, asked, start_s)
 
 
 def _expect_logits(logits_SK: Tensor, sent: int, early_BK: Tensor | None) -> None:

@@ -17,10 +17,11 @@ from eaves.core.calibration import Curve, Point, Scored, calibrate, curve, measu
 from eaves.core.rates import Rate
 from eaves.core.roles import EdgePredictor
 from eaves.core.rules import RULES, ExitRule
+from eaves.core.shield import Shield
 from eaves.data.batches import batches
 from eaves.data.source import Source
 from eaves.errors import ConfigError, StateError, unknown
-from eaves.experiments.answering import Cloud
+from eaves.experiments.answering import Cloud, release
 from eaves.experiments.bundle import read_manifest
 from eaves.runtime.files import write_atomically
 from eaves.runtime.sealed import sealed_json, unsealed_json
@@ -94,7 +95,9 @@ class StoredRule:
     accuracy: Rate
 
 
-def score(edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec, rule: str) -> Scored:
+def score(
+    edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec, rule: str, *, shield: Shield
+) -> Scored:
     """Return the scores of the exit on ``source``, and who is right, along the way of inference.
 
     Raises:
@@ -107,7 +110,8 @@ def score(edge: EdgePredictor, cloud: Cloud, source: Source, codec: Codec, rule:
         if features is None or early_BK is None:
             missing = "exit" if early_BK is None else "cloud"
             raise ConfigError(f"there is nothing to calibrate: the method has no {missing}")
-        late_BK = cloud.ask(codec.encode(features), timeout_s=_TIMEOUT_S)
+        sent = release(features, codec, shield)
+        late_BK = sent.read(cloud.ask(sent.payload, timeout_s=_TIMEOUT_S))
         scores.append(RULES[rule].scores(early_BK).cpu())
         for name, logits_BK in (("exit", early_BK), ("cloud", late_BK)):
             right[name].append(logits_BK.argmax(dim=1).cpu() == batch.labels)

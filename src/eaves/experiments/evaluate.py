@@ -6,7 +6,7 @@ Dimension key:  B batch   K classes
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eaves.codecs.base import Codec
 from eaves.core.independence import Dependence, InputsSeen, dependence
@@ -14,7 +14,7 @@ from eaves.core.rates import Rate
 from eaves.core.roles import EdgePredictor
 from eaves.core.shield import Open, Shield
 from eaves.data.source import Source
-from eaves.experiments.answering import Cloud
+from eaves.experiments.answering import Cloud, release
 from eaves.methods.setup import Method
 
 BATCH = 256
@@ -47,8 +47,8 @@ def evaluate(
         features, early = edge.predict(batch.inputs)
         late = None
         if features is not None and cloud is not None:
-            queries, reveal = shield.protect(features)
-            late = reveal(cloud.ask(codec.encode(queries), timeout_s=_PATIENCE_S))
+            sent = release(features, codec, shield)
+            late = sent.read(cloud.ask(sent.payload, timeout_s=_PATIENCE_S))
         for name, logits_BK in (("cloud", late), ("exit", early)):
             if logits_BK is not None:
                 right[name] += int((logits_BK.argmax(dim=1).cpu() == batch.labels).sum())
@@ -68,9 +68,13 @@ def changed_alone(
     features, _ = edge.predict(batch.inputs)
     if features is None:
         return ()
-    together = cloud.ask(codec.encode(features), timeout_s=_PATIENCE_S)
-    n = min(len(features), _ALONE)
-    alone = [cloud.ask(codec.encode(features[i : i + 1]), timeout_s=_PATIENCE_S) for i in range(n)]
+
+    def asked(some: Tensor) -> Tensor:
+        sent = release(some, codec, Open())
+        return sent.read(cloud.ask(sent.payload, timeout_s=_PATIENCE_S))
+
+    together, n = asked(features), min(len(features), _ALONE)
+    alone = [asked(features[i : i + 1]) for i in range(n)]
     changed = int((torch.cat(alone).argmax(dim=1) != together[:n].argmax(dim=1)).sum())
     if changed <= _CHANGED:
         return ()

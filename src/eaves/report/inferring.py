@@ -106,7 +106,12 @@ def show_calibration(
     with _cloud(origin, config) as cloud:
         try:
             scored = score(
-                job.method.edge_predictor, cloud, job.dataset.test, job.wire.codec, wanted.rule
+                job.method.edge_predictor,
+                cloud,
+                job.dataset.test,
+                job.wire.codec,
+                wanted.rule,
+                shield=job.method.shield,
             )
         except CloudLate as error:
             raise StateError(f"the cloud at {config.cloud} does not answer: {error}") from error
