@@ -54,6 +54,10 @@ def made(_fast_disk: None, request: pytest.FixtureRequest) -> Iterator[Target]:
     target.close()
 
 
+# What is refused depends on which thread is faster: it may be nothing.
+TIMED = ("crowd",)
+
+
 @pytest.mark.parametrize("made", TARGETS, indirect=True)
 def test_seeded_mutations_end_as_documented(made: Target, tmp_path: Path) -> None:
     loop = Loop(made, 0, tmp_path)
@@ -61,7 +65,7 @@ def test_seeded_mutations_end_as_documented(made: Target, tmp_path: Path) -> Non
     loop.run(60.0, most=inputs)
     assert loop.findings == {}
     assert loop.outcomes.total() == inputs
-    assert len(loop.outcomes) > 1  # valid ones and others
+    assert len(loop.outcomes) > 1 or made.name in TIMED  # valid ones and others
 
 
 def spool(statement: str) -> Callable[[bytes], bytes]:

@@ -50,9 +50,10 @@ from eaves.network.eaves_pb2 import (
     StatusRequest,
 )
 from eaves.network.half import Accepts
-from eaves.network.limits import Limits
+from eaves.network.limits import AT_ONCE, Limits
 from eaves.network.server import Server
 from eaves.network.wire import INFER, MAX_MESSAGE_BYTES, PROTOCOL, STATUS, TRAIN, pack, unpack
+from eaves.network.workqueue import QueryWork
 
 CloudOf = Callable[..., Cloud]
 CallerOf = Callable[..., Caller]
@@ -445,6 +446,29 @@ def test_the_queries_of_one_edge_that_wait_are_bounded_and_others_are_answered(
     words = "3 queries of edge evil are waiting, which is the limit"
     assert found.count(("OK", "")) == 3
     assert found.count(("RESOURCE_EXHAUSTED", words)) == 7
+
+
+def test_queries_of_one_edge_take_turns_and_all_are_answered(
+    cloud_of: CloudOf, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud, stuck = cloud_of(limits=Limits(edge_queries=64)), threading.Event()
+    served, ask = list[QueryWork](), cloud.trainer.ask
+
+    def counted(work: QueryWork) -> None:
+        served.append(work)
+        ask(work)
+
+    monkeypatch.setattr(cloud.trainer, "ask", counted)
+    cloud.trainer._answers._half.predictor.answer = (  # type: ignore[method-assign]
+        lambda features: (stuck.wait(10), 2 * features)[1]
+    )
+    eager = asker(cloud, opened, "eager")
+    calls = [eager(GOOD) for _ in range(40)]
+    assert wait_until(lambda: len(served) == AT_ONCE)
+    assert not wait_until(lambda: len(served) > AT_ONCE, 0.3)
+    stuck.set()
+    assert [code_of_call(call)[0] for call in calls] == ["OK"] * 40
+    assert len(served) == 40
 
 
 def test_what_one_edge_has_sent_and_waits_is_bounded_in_bytes(

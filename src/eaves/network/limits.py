@@ -17,6 +17,9 @@ _LOOK_S: Final = 0.02  # how soon room is noticed
 _WORK_BYTES: Final = 4096  # of an upload or query around its payload
 _DEBT_S: Final = 2.0  # of calls that came too soon; more is forgiven
 _LONGEST_PAUSE_S: Final = 1.0
+# Queries of one edge that are served at the same time. With all that may wait, a client that asks
+# without a pause would have 60 served in one go, and all others wait a tenth of a second for that.
+AT_ONCE: Final = 8
 _MOST_PAUSED: Final = 64  # calls of one edge
 _MOST_KNOWN: Final = 4096  # edges that are away
 
@@ -70,6 +73,8 @@ class Share:
         self._asked = Pace(limits.queries_per_s)
         self._calls = Pace(limits.calls_per_s, debt_s=_DEBT_S)
         self._streams = self._queries = self._paused = 0
+        self.turn = asyncio.Semaphore(AT_ONCE)
+        """For what is done for one query of this edge, from reading it to its answer."""
 
     @property
     def idle(self) -> bool:

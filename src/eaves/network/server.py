@@ -200,14 +200,23 @@ class Service:
             with share.query():
                 self._queries += 1
                 try:
-                    return await self._answered(await context.read(), peer)
+                    async with share.turn:
+                        return await self._answered(context, peer, share)
                 finally:
                     self._queries -= 1
         except EavesError as error:
             await _abort(context, error, share)
             raise AssertionError("abort has raised") from error
 
-    async def _answered(self, query: object, peer: Peer) -> Message:
+    async def _answered(self, context: Context, peer: Peer, share: Share) -> Message:
+        """Answer, or refuse; both in the turn of this edge."""
+        try:
+            return await self._answer(await context.read(), peer)
+        except EavesError as error:
+            await _abort(context, error, share)
+            raise AssertionError("abort has raised") from error
+
+    async def _answer(self, query: object, peer: Peer) -> Message:
         if not isinstance(query, Query):  # None, or gRPC's word for the end
             raise PayloadError("expected a query, got bytes that are no message")
         _expect_protocol(query.protocol, "?", self._version)
