@@ -51,9 +51,8 @@ def _clean(text: str) -> bool:
         ('"$@" devices >&-', 0),
         ('"$@" devices > /dev/null 2>&-', 0),
         ('"$@" devices <&- >&- 2>&-', 0),
-        ('"$@" cuts nonsense 2> /dev/full', 2),
         ('"$@" cuts nonsense 2>&-', 2),
-        ('"$@" train --epochs x 2>&-', 2),
+        ('"$@" train --epochs x 2> /dev/full', 2),
         ('"$@" --help | true', 0),
         ('(sleep 0.5; "$@" --help; echo $? >&2) | exec true', 0),
     ],
@@ -71,13 +70,16 @@ def test_output_that_cannot_be_written_is_no_traceback(
 
 
 def test_a_reader_that_has_gone_is_told_as_shells_do(tmp_path: Path) -> None:
-    script = '(sleep 0.5; "$@" devices; echo $? > code) | exec true; sleep 3'
+    reader = "exec true; until [ -s code ]; do sleep 0.05; done"
+    script = f'(sleep 0.5; "$@" devices; echo $? > code) | {reader}'
     ended = _sh(script, tmp_path)
     assert (tmp_path / "code").read_text() == "141\n"
     assert ended.stderr == ""
 
 
-@pytest.mark.parametrize("where", ["> /dev/full", ">&-", "| exec true"])
+@pytest.mark.parametrize(
+    "where", ["> /dev/full", "| exec true", pytest.param(">&-", marks=pytest.mark.slow)]
+)
 def test_a_training_that_is_done_is_done_whatever_its_output_does(
     tmp_path: Path, where: str
 ) -> None:
@@ -90,7 +92,6 @@ def test_a_training_that_is_done_is_done_whatever_its_output_does(
 
 ENVIRONS: list[dict[str, str]] = [
     {"PYTHONIOENCODING": "ascii"},
-    {"PYTHONIOENCODING": "latin-1"},
     {"LC_ALL": "C"},
     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     {"LC_ALL": "nonsense"},
@@ -136,8 +137,16 @@ def _started(folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 # Python itself needs some time before it runs anything of ours.
-@pytest.mark.parametrize("after_s", [0.3, 0.9, 1.8])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "after_s"),
+    [
+        (signal.SIGINT, 0.3),
+        (signal.SIGINT, 0.9),
+        (signal.SIGINT, 1.8),
+        (signal.SIGTERM, 0.9),
+        (signal.SIGHUP, 1.8),
+    ],
+)
 def test_a_signal_at_any_time_ends_a_command_quietly(
     tmp_path: Path, number: signal.Signals, after_s: float
 ) -> None:

@@ -71,6 +71,7 @@ def test_plain_mixtures_are_taken_apart(plain: Path) -> None:
     assert found["raw"].recovered.value < found["gradient"].recovered.value
 
 
+@pytest.mark.slow
 def test_hardened_mixtures_are_not(hardened: Path) -> None:
     """Not even by who knows the coefficients: the noise was there before them."""
     found = taken_apart(hardened)

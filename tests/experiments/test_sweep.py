@@ -1,5 +1,6 @@
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from eaves.errors import ConfigError, StateError
 from eaves.experiments.config import TrainConfig
 from eaves.experiments.privacyconfig import PrivacyConfig
 from eaves.experiments.run import PhaseProgress
-from eaves.experiments.sweep import At, Setting, SweepRecord, audit_of, sweep, swept
+from eaves.experiments.sweep import EFFORT, At, Setting, SweepRecord, audit_of, sweep, swept
 from eaves.runtime.sealed import sealed_json, unsealed_json
 
+QUICK = 0.02  # of the effort of a full audit: what is found counts for nothing here
 BASE = TrainConfig(
     method="priphit",
     data="digits:parity",
@@ -113,7 +115,15 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, SweepRecord]:
+def quick() -> Iterator[None]:
+    """Let the audits of sweeps be even shorter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eaves.experiments.sweep.EFFORT", QUICK)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(quick: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, SweepRecord]:
     """Return a sweep that was interrupted in training, in an audit and between, and went on."""
     config = asking("noise=0.5,2", out=tmp_path_factory.mktemp("sweep"))
     for interrupting in (At, Finding, Setting):
@@ -143,10 +153,10 @@ def test_each_setting_is_trained_and_audited(done: tuple[TrainConfig, SweepRecor
         assert row["attack"]["value"] == max(f["rate"]["value"] for f in found["findings"])
         assert row["balanced"]["value"] == max(f["balanced"]["value"] for f in found["findings"])
         assert row["label_alone"]["n"] == row["attack"]["n"] == 360
-        assert (audit["settings"]["effort"], audit["settings"]["seeds"]) == (0.25, 1)
+        assert (audit["settings"]["effort"], audit["settings"]["seeds"]) == (QUICK, 1)
     written = unsealed_json((config.out / "sweep.json").read_bytes())
     assert written == json.loads(json.dumps(record.as_json()))
-    assert (written["effort"], written["attacks"]) == (0.25, "labels,attribute")
+    assert (written["effort"], written["attacks"]) == (EFFORT, "labels,attribute")
 
 
 def test_what_is_finished_is_not_done_again(done: tuple[TrainConfig, SweepRecord]) -> None:
@@ -190,3 +200,4 @@ def test_the_short_audit_is_never_in_the_place_of_a_full_one() -> None:
     audit = audit_of(BASE)
     assert audit.out == BASE.out / "sweep-audit"
     assert audit.effort < 1
+    assert EFFORT == 0.25  # as README says

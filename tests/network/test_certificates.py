@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -413,10 +414,13 @@ def test_a_first_start_killed_at_any_step_is_made_good_by_the_next(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["init", "device", "token", "renew", "revoke"])
 def test_a_command_killed_at_any_step_has_happened_or_has_not(tmp_path: Path, kind: str) -> None:
+    made = tmp_path / "made"
+    initialise(made, ["localhost"])
+    make_device(made, "edge-1")
+
     def fresh(folder: Path) -> None:
         if kind != "init":
-            initialise(folder, ["localhost"])
-            make_device(folder, "edge-1")
+            shutil.copytree(made, folder)
 
     works: dict[str, Callable[[Path], object]] = {
         "init": lambda folder: initialise(folder, ["localhost"]),

@@ -33,6 +33,7 @@ ANSWERING = [
     *(FULL_CLOUD, FULL_EDGE, HIERARCHICAL, SPLIT),
     *(replace(HIERARCHICAL, method="datamix"), Candidate(method="siamese", cut="b")),
 ]
+FEWER = settings(max_examples=25)  # for each method: a law is tried 150 times and more
 BY_NAME = pytest.mark.parametrize("candidate", ALL, ids=str)
 
 # Seconds whose sums are exact in binary
@@ -472,6 +473,7 @@ def _expect_no_more(better: Cost, worse: Cost) -> None:
 
 
 @BY_NAME
+@FEWER
 @given(link=links(), factor=st.floats(1, 100), one_process=st.booleans())
 def test_a_faster_link_never_makes_an_epoch_slower(
     scenario: Scenario, candidate: Candidate, link: LinkSpec, factor: float, one_process: bool
@@ -484,6 +486,7 @@ def test_a_faster_link_never_makes_an_epoch_slower(
 
 
 @BY_NAME
+@FEWER
 @given(
     link=links(),
     factor=st.floats(1, 100),
@@ -504,6 +507,7 @@ def test_a_slower_machine_never_makes_an_epoch_faster(
 
 
 @BY_NAME
+@FEWER
 @given(link=links(), batches=st.integers(1, 50), epochs=st.integers(1, 9))
 def test_an_epoch_lasts_as_long_as_its_longest_side_at_least(
     scenario: Scenario, candidate: Candidate, link: LinkSpec, batches: int, epochs: int
@@ -523,6 +527,7 @@ def test_an_epoch_lasts_as_long_as_its_longest_side_at_least(
 
 
 @pytest.mark.parametrize("candidate", ANSWERING, ids=str)
+@FEWER
 @given(link=links(), factor=st.floats(1, 100))
 def test_a_faster_link_never_answers_later(
     scenario: Scenario, candidate: Candidate, link: LinkSpec, factor: float

@@ -50,8 +50,10 @@ def test_the_table_has_a_row_for_each_setting_and_says_what_was_left_out() -> No
 
 
 def test_the_command_prints_a_table_and_draws_the_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in (("EFFORT", 0.02), ("ATTACKS", "labels")):  # what is found does not count
+        monkeypatch.setattr(f"eaves.experiments.sweep.{name}", value)
     few = ["--train-samples", "200", "--epochs", "1", "--out", str(tmp_path)]
     assert main([*WORDS, *few, "--sweep", "noise=0.5,2"]) == 0
     printed = capsys.readouterr()
