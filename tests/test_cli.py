@@ -278,7 +278,7 @@ def test_data_are_made_up_once(
     assert (ended.code, "motionsense is there already" in ended.err) == (2, True)
     for words, wrong in (
         (["--synthetic"], "name the data set to make up"),
-        (["digits", "--synthetic"], "digits is not made up here; these are: motion"),
+        (["digits", "--synthetic"], "digits is not generated here; these are: motion"),
         (["motion", "--synthetic", "--download"], "give --download or --synthetic, not both"),
     ):
         ended = eaves("data", *words)

@@ -135,7 +135,7 @@ def test_the_layout_is_that_of_motionsense_and_says_it_is_synthetic(root: Path) 
     table = (folder / "data_subjects_info.csv").read_text().split("\n")
     assert table[0] == "code,weight,height,age,gender"
     assert len(table) == 16 + 2
-    assert "nobody has moved" in (folder / "SYNTHETIC.txt").read_text()
+    assert "no person has moved" in (folder / "SYNTHETIC.txt").read_text()
     assert load_dataset("motion", root=root).name == "motion (synthetic)"
 
 
@@ -188,7 +188,7 @@ def test_nothing_is_written_over_and_nothing_is_left_half_written(
 
 
 def test_what_cannot_be_made_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="digits is not made up here; these are: motion"):
+    with pytest.raises(ConfigError, match="digits is not generated here; these are: motion"):
         make_synthetic("digits", root=tmp_path)
     with pytest.raises(DataError, match="is not a folder that exists"):
         make_synthetic("motion", root=tmp_path / "nowhere")

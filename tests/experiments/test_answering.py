@@ -221,7 +221,7 @@ def test_a_cloud_that_is_down_costs_a_deadline_only_after_each_back_off() -> Non
     cloud.takes_s = 0
     clock.now_s += 4
     assert names(answerer.answer(batch(UNSURE))) == ["cloud"]
-    cloud.takes_s = 100  # it starts anew from the shortest back-off
+    cloud.takes_s = 100  # it starts again from the shortest back-off
     answerer.answer(batch(UNSURE))
     clock.now_s += 1
     asked = answerer.counts.asked

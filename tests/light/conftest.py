@@ -115,5 +115,5 @@ def folder_of(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def inputs_of(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return made-up inputs (B, 1, 4, 4)."""
+    """Return synthetic inputs (B, 1, 4, 4)."""
     return np.random.default_rng(seed).integers(0, 256, (count, *INPUT_SHAPE), np.uint8)

@@ -532,7 +532,7 @@ def test_with_a_damaged_list_nobody_gets_in_or_stays_until_it_is_mended(
     gate = Gate(ours / "server", auth, recheck_s=0)
     peer, whole = gate.identify(context, metadata), path.read_bytes()
     DAMAGE[damage](path)
-    with pytest.raises(StateError, match=f"{path.name} is .*nobody is let in") as refused:
+    with pytest.raises(StateError, match=f"{path.name} is .*no one is admitted") as refused:
         gate.identify(context, metadata)
     assert str(ours) not in str(refused.value)  # the peer need not know where it lies
     assert not gate.still_allowed(peer)

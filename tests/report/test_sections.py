@@ -62,7 +62,7 @@ def test_a_run_that_nobody_attacked(run_folder: Folder, run_json: Json) -> None:
     assert [found.cells[4], found.cells[6], *found.cells[8:]] == ["-"] * 6
     assert (found.costs[2], found.costs[-2]) == ("-", "-")
     text = found.section
-    assert "Nobody has attacked this run. Do: eaves audit run" in text
+    assert "This run was not attacked yet. Do: eaves audit run" in text
     assert "no formal guarantee" in text
 
 
@@ -86,7 +86,7 @@ def test_whose_it_is_has_a_part_of_its_own(run_folder: Folder, audit_json: Json)
     assert "Whose it is" not in view(run_folder("old"), gallery=False).section
     audit_json["subject"]["method"] = "datamix"
     mixed = view(run_folder("mixed"), gallery=False).section
-    assert "a mixture is nobody" in mixed
+    assert "mixtures have no owner" in mixed
     assert "mean rank" not in mixed
 
 
@@ -99,4 +99,4 @@ def test_a_run_can_be_repeated_from_what_is_said(run_folder: Folder) -> None:
         "configuration c0ffee",
     ):
         assert fact in text
-    assert "some/where" not in text  # a place on a machine is nobody's business
+    assert "some/where" not in text  # a place on a machine is private

@@ -121,7 +121,7 @@ def test_images_are_compared_with_the_better_mean_image(found: Json) -> None:
 def test_a_line_for_each_attempt_to_take_mixtures_apart(audit_json: Json) -> None:
     rows = unmixed_rows(audit_json["mixtures"])
     assert [row.cells for row in rows] == [
-        ("nobody: mixtures as they are", "2.0 ±3.2", "0.700 ±0.010", "0.300", "64", "0", "1.50 s"),
+        ("none: mixtures as they are", "2.0 ±3.2", "0.700 ±0.010", "0.300", "64", "0", "1.50 s"),
         ("gradient", "60.0 ±9.4", "0.900 ±0.010", "0.300", "64", "0", "1.50 s"),
     ]
     assert [(row.best, row.beside) for row in rows] == [(False, True), (True, False)]
@@ -155,7 +155,7 @@ def test_whose_it_is_in_words(audit_json: Json) -> None:
 
 
 def test_a_mixture_is_nobodys_and_an_earlier_audit_did_not_ask() -> None:
-    assert rank_text(None, "datamix").endswith("and a mixture is nobody's.")
+    assert rank_text(None, "datamix").endswith("and mixtures have no owner.")
     assert rank_text(None, "priphit") == ""
 
 

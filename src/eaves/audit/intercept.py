@@ -1,4 +1,4 @@
-"""What the cloud holds of mixed groups, what it may know besides, and what an attack makes of it.
+"""What the cloud holds of mixed groups, what else it may know, and what an attack makes of it.
 
 Dimension key:  G groups   K sources, and queries, of a group   C channels   H, W height and width
                 N examples of the attacker's own   P pools of groups   E estimates of each

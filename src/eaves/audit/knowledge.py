@@ -135,7 +135,7 @@ class Exposure:
         if unknown:
             raise ConfigError(
                 f"expected victims of classes that the attacker has examples of, got {unknown} of "
-                f"{self.attribute} besides"
+                f"{self.attribute} too"
             )
 
     @property
@@ -162,7 +162,7 @@ class Exposure:
         return int(self.victims.private.bincount().max()) / len(self.victims)
 
     def shuffled(self, *, generator: torch.Generator) -> "Exposure":
-        """Return the control: private labels that belong to nobody, on both sides.
+        """Return the control: shuffled private labels, on both sides.
 
         With the victims' own labels the control could fail by chance: an attacker that has learned
         nothing gives examples that are alike the same answer, and where the features fall into the

@@ -175,7 +175,7 @@ def measure(
         expected_ND=None if expected is None else expected[rows].flatten(1),
     )
     if candidates.identities < 2:
-        raise ConfigError("expected examples of 2 identities or more, got one: nobody to mistake")
+        raise ConfigError("expected examples of 2 identities or more, got one: no other to mistake")
     places = candidates.places(sent_NRD, mechanism)
     m, n = places.among, len(rows)
     error_ND = joined(sent_NRD, mechanism.law) - features_ND

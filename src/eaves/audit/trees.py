@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 512  # of one example; more are pooled
 _TREES = 8  # of each class, in one round
-_STEPS = 4  # times that answers are asked for: each starts with sorting all values anew
+_STEPS = 4  # times that answers are asked for: each starts with sorting all values again
 _COPIES = 2  # of each example, with other noise
 
 

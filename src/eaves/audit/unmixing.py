@@ -177,7 +177,7 @@ def pooled(seen: Intercept, plan: UnmixPlan, *, generator: torch.Generator) -> G
     """Un-mix queries that are shuffled across the groups of a pool: who belongs to whom is unknown.
 
     One ICA over a whole pool finds all of its sources. Its inverse tells which of them each query
-    holds: queries that hold the same are a group, and are un-mixed again by themselves, with far
+    holds: queries that hold the same are a group, and are un-mixed again on their own, with far
     fewer unknowns. Shuffled here, since an intercept is in order.
 
     Raises:
@@ -276,7 +276,7 @@ def inverse_rows(queries_GKCHW: Tensor, known_GCHW: Tensor) -> Tensor:
 def learned(seen: Intercept, plan: UnmixPlan, *, generator: torch.Generator) -> Guess:
     """Train a net that finds the matrix on mixtures of the attacker's own sources.
 
-    They are mixed anew in every lesson, by the public law. Where there is noise, half of the time
+    They are mixed again in every lesson, by the public law. Where there is noise, half of the time
     trains another net to take it off. Uses ``own`` and ``mix``.
     """
     own_MKCHW, mix = _practice("learned", seen)

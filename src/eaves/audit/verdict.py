@@ -207,7 +207,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool | None:
-        """True where all limits hold and all attackers ended by themselves; None without limits."""
+        """True where all limits hold and all attackers ended on their own; None without limits."""
         if not self.limits:
             return None
         return not self.early and all(limit.holds for limit in self.limits)

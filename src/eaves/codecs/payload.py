@@ -15,7 +15,7 @@
     ...     to -4   body: what the last byte stage wrote
     -4      4       CRC-32 (zlib) of all before
 
-The CRC finds accidents. It stops nobody who can compute one, so every field is checked besides.
+The CRC finds accidents. It stops no attacker who can compute one, so every field is checked too.
 """
 
 import struct

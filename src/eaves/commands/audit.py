@@ -18,8 +18,8 @@ class Audit:
     of the noise, gets the task labels, and has labelled examples of its own.
 
     Exit code 0: the limit holds, or none is stated. 3: an attack was above --max-attack. 4: the
-    audit is broken, for labels that belong to nobody were read. 130: interrupted; what was found is
-    printed and kept. 1 and 2 as everywhere: the world is in the way, a mistake in the command.
+    audit is broken, for shuffled labels were read. 130: interrupted; what was found is
+    printed and kept. 1 and 2 as everywhere: a runtime error, a usage error.
     """
 
     source: tyro.conf.Positional[Path]

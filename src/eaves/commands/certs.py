@@ -105,7 +105,7 @@ class List:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Certs:
-    """Make, list and revoke what edges and clouds know each other by."""
+    """Make, list and revoke certificates and tokens of edges and clouds."""
 
     action: Init | Device | Token | Revoke | List
 

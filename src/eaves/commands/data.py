@@ -21,7 +21,7 @@ class Data:
     download: bool = False
     """Fetch it from its publisher, check it, and go on where an earlier try broke off."""
     synthetic: bool = False
-    """Write made-up data in its layout instead, for trials: motion alone has such."""
+    """Write synthetic data in its layout instead, for trials: motion alone has such."""
     json: bool = False
     """Print a line of JSON for each."""
 

@@ -16,7 +16,7 @@ from eaves.experiments.netconfig import ServeConfig
 class Serve:
     """Run the cloud half as a service: it learns from the uploads of edges and answers queries.
 
-    On this machine alone, credentials are made by themselves; for a network see `eaves certs`.
+    On this machine alone, credentials are generated automatically; for a network see `eaves certs`.
     """
 
     source: tyro.conf.Positional[Path]

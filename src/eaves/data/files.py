@@ -221,7 +221,7 @@ def dataset_of_files(
     are put before those about classes that lack examples.
 
     Decoded inputs are kept in memory where all parts together stay within
-    :data:`MEMORY_LIMIT_BYTES`, else they are decoded anew for each batch.
+    :data:`MEMORY_LIMIT_BYTES`, else they are decoded again for each batch.
 
     Raises:
         ConfigError: more ``train_samples`` than there are, a private attribute that is known from

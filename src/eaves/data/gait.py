@@ -1,6 +1,6 @@
-"""Made-up motion in the layout of MotionSense, for tests and trials where the set is not at hand.
+"""Synthetic motion in the layout of MotionSense, for tests and trials where the set is not at hand.
 
-**Synthetic**: nobody has moved, and no figure measured on it says anything about real people. A
+**Synthetic**: no person has moved, and no figure measured on it says anything about real people. A
 file ``SYNTHETIC.txt`` in the folder says so, and ``eaves.data.motion`` carries it into the name.
 
 What is kept from physics: attitude and gravity are two readings of one orientation, the rotation
@@ -10,7 +10,7 @@ square root of gravity over the length of the leg (dynamic similarity), the leg 
 height (Drillis and Contini 1966, *Body Segment Parameters*). Heights and weights are near those in
 the published table of MotionSense.
 
-What is made up: every other number below, above all how people and genders differ (sway, hip, seat
+What is invented: every other number below, above all how people and genders differ (sway, hip, seat
 of the phone, tremor, and a signature of harmonics for each person), chosen so that a small net
 tells activities and genders of people it has not seen, and people from other trials of theirs.
 There are no stumbles, turns on the spot, pauses, or cloth that moves, and no ground under the feet.
@@ -47,7 +47,7 @@ TRIALS = (
 FEWEST, MOST = 6, 1000
 """How many people there may be: with fewer, a part of them would lack a gender."""
 SHORTEST_S, LONGEST_S = 6.0, 600.0
-NOTE = """Synthetic motion, written by eaves.data.gait: nobody has moved.
+NOTE = """Synthetic motion, written by eaves.data.gait: no person has moved.
 It has the layout of MotionSense (https://github.com/mmalekzadeh/motion-sense) and none of its data.
 """
 
@@ -140,7 +140,7 @@ class Person(NamedTuple):
 def write_motion(
     folder: Path, *, subjects: int = 24, seconds: float = 60.0, generator: torch.Generator
 ) -> None:
-    """Write made-up people and trials into ``folder``, which must not be there yet.
+    """Write synthetic people and trials into ``folder``, which must not be there yet.
 
     Half of the ``subjects`` are women. Each has the 15 trials of MotionSense, long ones of
     ``seconds`` and short ones of half as many. Either everything is written or nothing is.

@@ -182,14 +182,14 @@ def make_synthetic(name: str, *, root: Path | None) -> None:
     It is the same on every machine. Loaded, it says of itself that it is synthetic.
 
     Raises:
-        ConfigError: an unknown name, a set that is not made up here, or something is there.
+        ConfigError: an unknown name, a set that is not generated here, or something is there.
         DataError: there is no such root.
         StorageError: the disk is full.
     """
     base, entry, _ = _entry(name)
     if entry.make_up is None:
         making = [other for other, known in DATASETS.items() if known.make_up]
-        raise ConfigError(f"{base} is not made up here; these are: {', '.join(making)}")
+        raise ConfigError(f"{base} is not generated here; these are: {', '.join(making)}")
     entry.make_up(data_root(root))
 
 

@@ -46,7 +46,7 @@ FOLDER = "motionsense"
 TRIALS_FOLDER = "A_DeviceMotion_data"
 PEOPLE_FILE = "data_subjects_info.csv"
 SYNTHETIC_FILE = "SYNTHETIC.txt"
-"""Where this file lies beside the table, nobody has moved: the data are made up."""
+"""Where this file lies beside the table, no person has moved: the data are synthetic."""
 PAGE = "https://github.com/mmalekzadeh/motion-sense"
 
 RATE_HZ = 50
@@ -118,7 +118,7 @@ def load_motion(request: Request) -> Dataset:
 
     The option of the request is a task, ``activity`` (the default) or ``gender``, and after a comma
     perhaps how the set is divided. By ``subjects``, the default, a fixed quarter of the people, of
-    both genders, is for the test, and nobody is in both parts. By ``trials`` the short ones (from
+    both genders, is for the test, and no person is in both. By ``trials`` the short ones (from
     11 on) of everybody are for the test: only so can who moves (``subject``) be private, since who
     reads it has to know these people. The same request with other attributes gives the same windows
     in the same order. The rest of a trial after its last window is left out; one shorter than a

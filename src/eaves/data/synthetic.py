@@ -1,4 +1,4 @@
-"""Images made up where there are no data: noise with the spectrum of photographs.
+"""Synthetic images where there are no data: noise with the spectrum of photographs.
 
 Dimension key:  N examples   C channels   H, W height and width
 """

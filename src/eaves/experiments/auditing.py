@@ -46,7 +46,7 @@ class AuditRecord:
     mixtures: list[dict[str, Any]]
     """How much of the features that are mixed each attack got back; empty where none are mixed."""
     identity: dict[str, Any] | None
-    """Whose it is: the rank measure. None where it was not made, as of mixtures: they are nobody's.
+    """Whose it is: the rank measure. None where it was not made, as of mixtures.
     """
     controls: list[dict[str, Any]]
     """Positive controls of what is about no attribute: of the rank measure, of un-mixing."""

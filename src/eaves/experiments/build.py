@@ -71,7 +71,7 @@ def build_job(
 ) -> Job:
     """Load the data, build the net (or take ``net``) and the method.
 
-    ``secret``: what is sent leaves this machine, so its noise comes from a key nobody knows.
+    ``secret``: what is sent leaves this machine, so its noise comes from a secret key.
     Without ``trains`` no private labels are needed: a device in use has none.
 
     Raises:

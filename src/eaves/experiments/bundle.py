@@ -4,8 +4,8 @@
 
     bundle/manifest.json            what it is, and the SHA-256 of each file
     bundle/net.py                   code of a net of the user's own, for both
-    bundle/edge/weights.safetensors    for the device, and for nobody else
-    bundle/cloud/weights.safetensors   for the cloud, and for nobody else
+    bundle/edge/weights.safetensors    for the device, and for no other machine
+    bundle/cloud/weights.safetensors   for the cloud, and for no other machine
 
 A manifest goes to both machines: no path, user or host of the one that wrote it is in it. The code
 of a net is run when a user opens the bundle on this machine, and is never sent or received.

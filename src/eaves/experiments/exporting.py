@@ -43,7 +43,7 @@ the batch, and as much of each value."""
 
 _OPSET: Final = 18
 _MOST: Final = 2**20  # of a batch
-_CHECKED: Final = (1, 2, 7)  # examples in a batch of made-up inputs
+_CHECKED: Final = (1, 2, 7)  # examples in a batch of synthetic inputs
 
 
 @final
@@ -203,7 +203,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _example(name: str, count: int, shape: tuple[int, ...]) -> Tensor:
-    """Return made-up inputs (B, ...): noise, and on raw inputs also both ends of the scale."""
+    """Return synthetic inputs (B, ...): noise, and on raw inputs also both ends of the scale."""
     generator = torch.Generator().manual_seed(count)
     if name == EXIT:
         return torch.randn(count, *shape, generator=generator)

@@ -286,7 +286,7 @@ def _expect_attackable(config: TrainConfig, audit: AuditConfig) -> None:
         raise ConfigError(f"{config.method} does not mix: leave the attack unmixing out")
     if "rank" in audit.named and config.mixes:
         raise ConfigError(
-            f"{config.method} sends mixtures, and a mixture is nobody's: leave the attack rank out"
+            f"{config.method} sends mixtures, and mixtures have no owner: leave the attack rank out"
         )
 
 

@@ -25,7 +25,7 @@ def hiding_for(
 ) -> Hiding:
     """Return what the edge hides.
 
-    With ``secret`` the keys of the noise are random and known to nobody. Without, they come from
+    With ``secret`` the keys of the noise are random and kept secret. Without, they come from
     the seed, so that a run can be repeated, and whoever knows the configuration can take the noise
     off: for runs in which nothing leaves the machine.
 

@@ -209,7 +209,7 @@ def _filter(sources_NCHW: Tensor) -> str:
 
 
 def _pictures(examples: Examples) -> Pictures:
-    """Return examples as images whose labels nobody knows."""
+    """Return examples as images without known labels."""
     nothing = torch.zeros(len(examples.images), dtype=torch.int64)
     return Pictures(images=examples.images, labels=nothing, private=nothing)
 

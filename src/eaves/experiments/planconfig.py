@@ -35,7 +35,7 @@ class ProfileConfig:
     stem: str | None = None
     """imagenet or cifar, for nets that have the choice."""
     data: str | None = None
-    """Data set whose images are coded, as for `eaves train`; without it images are made up."""
+    """Data set whose images are coded, as for `eaves train`; without it images are synthetic."""
     data_root: Path | None = None
     """Folder that holds the data sets; by default the environment variable EAVES_DATA."""
     input: str | None = None
@@ -149,7 +149,7 @@ def parse_watts(text: str) -> Power:
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """What the table of `eaves profile` says of the device, besides what was measured."""
+    """What the table of `eaves profile` says of the device, beside what was measured."""
 
     components: int = 8
     """Siamese: numbers sent for each input, in the table of the device."""
@@ -276,7 +276,7 @@ class PlanConfig:
         return parse_link(self.link)
 
     def choices(self) -> Choices:
-        """Return what some methods have besides a cut and a codec."""
+        """Return what some methods have beside a cut and a codec."""
         return Choices(adversaries=self.adversaries, group=self.group, components=self.components)
 
     def privacy(self) -> PrivacyConfig:

@@ -164,7 +164,7 @@ def restore(job: Job, identity: Facts | None = None) -> Position:
             job.method.cloud.load_state(states["cloud"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StateError(
-            f"the checkpoint in {out} is damaged ({error!r}); --overwrite starts anew"
+            f"the checkpoint in {out} is damaged ({error!r}); --overwrite starts again"
         ) from error
     write_atomically(out / "config.toml", sealed_text(located(job.config).to_toml()))
     return position

@@ -54,7 +54,7 @@ class PrivacyConfig:
     ramp: float = 0.5
     """Share of the edge's training until hiding has its full weight; half of it passes without."""
     restarts: int = 0
-    """How often adversaries begin anew, one after the other."""
+    """How often adversaries begin again, one after the other."""
     keep_training: bool = False
     """With --send every-epoch: the edge goes on learning while it sends."""
 

@@ -35,7 +35,7 @@ from eaves.planner.profile import Profile
 from eaves.runtime.process import set_up
 
 _BATCHES_MADE_UP = 4
-_MOST_VALUES = 2**30  # of all images made up: they pass through memory as some 16 bytes each
+_MOST_VALUES = 2**30  # of all synthetic images: they pass through memory as some 16 bytes each
 _STEPS = 10_000  # of a schedule whose rate has hardly begun to rise: no step of ours may diverge
 
 

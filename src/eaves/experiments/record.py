@@ -31,7 +31,7 @@ class RunRecord:
     net: str
     cut: str | None
     data: str
-    """As the set calls itself: one that was made up says so."""
+    """As the set calls itself: one that is synthetic says so."""
     codec: str | None
     link: str
     send: str

@@ -175,14 +175,14 @@ class _Service:
         return port
 
     def end(self) -> None:
-        """Let nobody in, finish what waits, keep it, tell the edges, hang up."""
+        """Admit no further edge, finish what waits, keep it, tell the edges, hang up."""
         assert self._server is not None  # start() has returned
         self._server.drain()
         self.worker.end()
         self._server.stop()
 
     def close(self) -> None:
-        """Close what is on disk, when nobody works any more."""
+        """Close what is on disk, when no thread works any more."""
         self.keeper.close()
         self._files.close()
         if self._lessons is not None:

@@ -82,7 +82,7 @@ def answer_all(
 ) -> Iterator[LightAnswered | LightRecord]:
     """Answer uint8 inputs (N, ...) one batch after the other; yield each, and at last the record.
 
-    With neither a cloud nor an exit nobody answers, and the payloads are measured alone.
+    With neither a cloud nor an exit there is no answer, and the payloads are measured alone.
 
     Raises:
         ConfigError: no inputs, or not those of this net.

@@ -2,7 +2,7 @@
 
 An adversary that is weak, or of one kind only, gives false privacy: an attacker trains afresh, and
 may be deeper. So there are several for each attribute, of different depth; they take several steps,
-each with noise drawn anew; and one after the other begins anew.
+each with noise drawn again; and one after the other begins again.
 
 Dimension key:  B batch   A attributes   K classes   C channels
 """
@@ -112,7 +112,7 @@ class Adversaries(Defence):
         return torch.stack(labels_B, dim=1).to(self._part.device)
 
     def _restart(self) -> None:
-        """Let one adversary begin anew, with its first weights, where it is time to."""
+        """Let one adversary begin again, with its first weights, where it is time to."""
         steps, every = self._part.steps, self._hiding.restart_steps
         if every and steps and steps % every == 0:
             names = list(self._part.modules)

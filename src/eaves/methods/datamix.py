@@ -7,7 +7,7 @@ The net is divided in three, f3 . f2 . f1; the edge has the ends, the cloud the 
     r_j = f2(q_j)                       K queries, an ordinary batch      cloud
     z_i = sum_j (C^-1)_ij r_j ;  y_i = f3(z_i)                            edge
 
-    L   = mean_i CE(f3(sum_j (C^-1)_ij f2(sum_k C_jk f1(x_k))), y_i)      C anew in each step
+    L   = mean_i CE(f3(sum_j (C^-1)_ij f2(sum_k C_jk f1(x_k))), y_i)      C drawn again each step
 
 The answer is exact where f2 is linear on what a group spans, and f2 is trained to be good enough.
 Training happens in one place, where the data may be; nothing is sent in it. The paper is known from
@@ -105,7 +105,7 @@ def _without_examples(
 
 @final
 class Mixture(nn.Module):
-    """f3 . C^-1 . f2 . C: what training makes of features (B, ...), with C anew each time.
+    """f3 . C^-1 . f2 . C: what training makes of features (B, ...), with a new C each time.
 
     C is drawn from torch's global generator, which :class:`Optimised` keeps for each part.
     """

@@ -57,7 +57,7 @@ class Hiding:
     ramp_steps: int = 0
     """After half of which the weight rises from 0, and is reached at their end."""
     restart_steps: int = 0
-    """After so many, one adversary begins anew; 0: none ever."""
+    """After so many, one adversary begins again; 0: none ever."""
     keeps_training: bool = False
     """The edge part goes on learning while it sends."""
 

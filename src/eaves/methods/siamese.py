@@ -235,7 +235,7 @@ def siamese(setup: Setup) -> Method:
     """Build both halves, and the lessons in which they are trained.
 
     Raises:
-        ConfigError: a bottleneck besides, or more components than there are features.
+        ConfigError: a bottleneck as well, or more components than there are features.
     """
     if setup.tuning is None:
         raise ConfigError("this method tunes features: say how, in [siamese]")

@@ -60,7 +60,7 @@ class Watched(Generic[T]):
             self._look()
         if self._value is None:
             raise StateError(
-                f"the server's list {self._path.name} is {self._problem}: nobody is let in until "
+                f"the server's list {self._path.name} is {self._problem}: no one is admitted until "
                 "its operator has mended it"
             )
         return self._value
@@ -77,7 +77,7 @@ class Watched(Generic[T]):
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             problem = "damaged"
         if problem and problem != self._problem:
-            _log.error("nobody is let in: %s is %s", self._path, problem)
+            _log.error("no device is admitted: %s is %s", self._path, problem)
         self._value, self._problem, self._stamp = value, problem, stamp
 
 

@@ -1,4 +1,4 @@
-"""Access log: who was let in or refused and why, and what was done to credentials.
+"""Access log: who was admitted or refused and why, and what was done to credentials.
 
 One object of JSON on each line, in ASCII, in a file for its owner alone (0600), which is only
 appended to. What comes from a peer is cut to a length and escaped, so that it forges no line. Last

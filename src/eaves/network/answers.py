@@ -78,7 +78,7 @@ class Answers:
 
     def _opened(self, query: QueryWork) -> Tensor | None:
         if not query.answer.set_running_or_notify_cancel():
-            return None  # nobody waits for it any more
+            return None  # no caller waits for it any more
         if (features := query.opened.value) is not None:
             return features
         try:

@@ -327,7 +327,7 @@ def _expect_no_authority(folder: Path) -> None:
     if home.is_dir() and any(home.iterdir()):
         raise ConfigError(
             f"{home} holds an authority already. To give the server a new certificate, renew "
-            "that (--renew); to start anew, so that every device needs new credentials, "
+            "that (--renew); to start again, so that every device needs new credentials, "
             "remove or rename the folder"
         )
 
@@ -373,7 +373,7 @@ def _authority(folder: Path) -> Pair:
     ):
         raise StateError(f"{home / 'ca.key'} is not the key of {home / CA}")
     if certificate.not_valid_after_utc <= _now():
-        raise ConfigError(f"the authority in {home} has expired; remove the folder and start anew")
+        raise ConfigError(f"the authority in {home} has expired; remove the folder and start again")
     return Pair(certificate, key)
 
 

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 def digest_of(token: str) -> str:
     """Return the SHA-256 of a token in hexadecimal digits: all that a server keeps of it.
 
-    A token has 256 random bits, so that nobody finds it from there, and no salt is needed.
+    A token has 256 random bits, so that it cannot be found from there, and no salt is needed.
     """
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -139,7 +139,7 @@ class Gate:
     """Names each peer and refuses those who may not come in, by the lists in ``folder``.
 
     With no folder, peers are what they claim to be: for tests and trusted networks only. The lists
-    are read again when they have changed, at most every ``recheck_s`` seconds. Who is let in or
+    are read again when they have changed, at most every ``recheck_s`` seconds. Who is admitted or
     refused is written to ``log``.
 
     Raises:
@@ -183,7 +183,7 @@ class Gate:
 
         Raises:
             AccessError: it brings no proof, or one that is unknown, revoked or has expired.
-            StateError: a list is damaged, so that nobody is let in.
+            StateError: a list is damaged, so that no device is admitted.
         """
         try:
             return self._identified(auth_context, metadata)
@@ -201,7 +201,7 @@ class Gate:
         return self._of_certificate(auth_context)
 
     def admitted(self, peer: Peer, address: str = "") -> None:
-        """Write to the access log that ``peer`` was let in to train."""
+        """Write to the access log that ``peer`` was admitted to train."""
         if self._log is not None:
             source = f"edge {peer.name}"  # an edge that comes from many addresses counts once
             self._log.write(
@@ -222,7 +222,7 @@ class Gate:
 
         Raises:
             AccessError: it has been revoked since, or its certificate has expired.
-            StateError: a list is damaged, so that nobody stays.
+            StateError: a list is damaged, so that no connection stays.
         """
         if not self._insecure:
             self._expect_proof(peer.proof)

@@ -75,7 +75,7 @@ class NetworkedEdge:
                     self._totals.wall_s = before_s + perf_counter() - started
                     yield self._progress() if event is None else self._completed(event)
             finally:
-                self._halt.set()  # a put may wait for room that nobody makes any more
+                self._halt.set()  # a put may wait for room that no thread makes any more
                 self._lanes.close()
                 self._uplink.close()
                 for thread in threads:

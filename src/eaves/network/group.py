@@ -72,7 +72,7 @@ class Alone(Group):
         return [text]
 
     def share(self, examples: int, uploads: int) -> None:
-        """Take note of the uploads: there is nobody to share with."""
+        """Take note of the uploads: there is no other process."""
         self._taken = uploads
 
     def taken(self) -> int:

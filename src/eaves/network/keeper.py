@@ -14,7 +14,7 @@ from eaves.network.history import History
 from eaves.network.ledger import Ledger, Run
 from eaves.runtime.checkpoint import load_checkpoint, save_checkpoint
 
-_SHARE: Final = 0.1  # of the time that may go into writing checkpoints nobody waits for
+_SHARE: Final = 0.1  # of the time that may go into writing checkpoints no edge waits for
 # A full disk does not stop the cloud: it learns on, and edges keep what is not durable meanwhile.
 _RETRY_S: Final = 2.0  # after a full disk
 
@@ -47,7 +47,7 @@ def expect_session(kept: Kept, session: str) -> None:
     if session not in ("", kept.session):
         raise StateError(
             f"the checkpoint is of session {kept.session}, the bundle of {session}; "
-            "choose another --out, or remove it to start anew"
+            "choose another --out, or remove it to start again"
         )
 
 
@@ -84,7 +84,7 @@ class Keeper:
             terms = facts.get("terms") if isinstance(facts, dict) else None
             raise StateError(
                 f"the checkpoint in {folder} is of another training ({terms}); "
-                "choose another --out, or remove it to start anew"
+                "choose another --out, or remove it to start again"
             )
         try:
             replies = {

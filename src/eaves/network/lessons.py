@@ -122,7 +122,7 @@ class Lessons:
         self._epoch = None  # which was of fewer
 
     def next(self) -> Upload:
-        """Return the next batch of what is kept, mixed anew in each epoch."""
+        """Return the next batch of what is kept, mixed again in each epoch."""
         epoch_steps = max(1, len(self) // self.rounds.copies)
         number, start = divmod(self._again, epoch_steps)
         if self._epoch is None or start == 0:

@@ -130,7 +130,7 @@ class Returns:
         self._ready: list[tuple[asyncio.Future[bytes], Future[bytes]]] = []
 
     async def of(self, answer: "Future[bytes]") -> bytes:
-        """Return an answer once it is there; let go of it where nobody waits any more."""
+        """Return an answer once it is there; let go of it where no caller waits any more."""
         loop = asyncio.get_running_loop()
         here: asyncio.Future[bytes] = loop.create_future()
         answer.add_done_callback(lambda done: self._has(loop, here, done))

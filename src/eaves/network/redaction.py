@@ -42,7 +42,7 @@ class RedactingFilter(logging.Filter):
         record.msg, record.args = redact(record.getMessage()), None
         if record.exc_info:
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
-            record.exc_info = None  # a formatter would write it out anew
+            record.exc_info = None  # a formatter would write it out again
         for name, value in vars(record).items():
             if value is not None and redact(str(value)) != str(value):
                 setattr(record, name, redact(str(value)))

@@ -10,7 +10,7 @@ from eaves.errors import AccessError, ConfigError, EavesError, PayloadError
 
 @final
 class OutOfOrderError(EavesError):
-    """An upload arrived before one that it follows; the edge connects anew and sends again."""
+    """An upload arrived before one that it follows; the edge connects again and sends again."""
 
 
 @final

@@ -307,7 +307,7 @@ def _upload_or_end(message: Message_) -> Uploaded | Finish:
 
 def _ended(reader: "asyncio.Task[None]", line: Connection) -> None:
     if not reader.cancelled():
-        reader.exception()  # seen: where the stream has ended for another reason, nobody asks
+        reader.exception()  # seen: where the stream has ended for another reason, no code asks
     line.wake()
 
 
@@ -348,7 +348,7 @@ def _superseded(name: str) -> SupersededError:
 def _other_session(edge: str, cloud: str) -> str:
     return (
         f"the edge belongs to session {edge[:40]}, this cloud to session {cloud}: their halves "
-        "were not trained together. Bring back the cloud's folder (--out), or start the edge anew "
+        "were not trained together. Bring back the cloud's folder (--out), or start the edge again "
         "(--overwrite)"
     )
 
@@ -418,7 +418,7 @@ class Server:
                 await asyncio.to_thread(return_freed_memory)
 
     def drain(self) -> None:
-        """Let nobody in any more; those who are in stay."""
+        """Admit no more edges; those who are in stay."""
         self._service.stopping = True
         if self._health is not None:
             self._loop.call_soon_threadsafe(self._health.stop)

@@ -301,7 +301,7 @@ class Spool:
             if not spills:
                 self._add(slot)
         if spills:
-            with self._disk:  # nobody else puts: the room that there was cannot go
+            with self._disk:  # no other thread puts: the room that there was cannot go
                 self._write([slot], durable=False)
             with self._changed:
                 slot.data, slot.stored = None, True
@@ -465,7 +465,7 @@ class Spool:
         self._changed.notify_all()
 
     def _write(self, slots: Sequence[Slot], *, durable: bool) -> None:
-        """Write to the file, holding ``_disk`` but not ``_changed``: what is slow stops nobody."""
+        """Write to the file, holding ``_disk`` but not ``_changed``: slow work stops no thread."""
         with self._changed:
             tidy = Tidy(self._places.garbage, self._drops.changed, self._forgotten)
             self._places.garbage, self._drops.changed = [], {}

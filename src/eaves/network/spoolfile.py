@@ -105,7 +105,7 @@ class Found(NamedTuple):
 
 @final
 class Tidy(NamedTuple):
-    """What has changed since the file was last written, besides new uploads."""
+    """What has changed since the file was last written, beside new uploads."""
 
     gone: list[int]
     """Uploads in the file that wait no more."""

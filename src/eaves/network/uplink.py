@@ -1,6 +1,6 @@
 """The edge's connection to its cloud: what the spool holds goes up, receipts come down.
 
-It connects anew for as long as it takes, goes on after the last upload that the cloud has, and lets
+It connects again for as long as needed, goes on after the last upload that the cloud has, and lets
 the spool forget what is durable there. Training does not wait for it.
 """
 
@@ -299,7 +299,7 @@ class Uplink:
         return max(self._highest_sent, min(self._spool.past.sent, self._enrolment.steps))
 
     def _give_up(self, attempt: _Attempt) -> None:
-        """End a connection that nobody answers on."""
+        """End a connection that no cloud answers on."""
         if not self.status.connected and not attempt.over.is_set():
             attempt.problem = LateError(
                 f"what is at {self._target.address} has not answered within {self._welcome_s:g} s"

@@ -73,7 +73,7 @@ class Breaker:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer for one example; without a class where nobody answered.
+    """The answer for one example; without a class where no answer came.
 
     ``confidence`` is the top softmax probability of whoever answered, whatever the rule.
     """

@@ -85,7 +85,7 @@ def server_options(
         ("grpc.max_connection_idle_ms", _ms(30 * ping_s)),
         ("grpc.max_concurrent_streams", 64),  # of one connection
         # gRPC lets the window of every call grow with the bandwidth, also that of a call which
-        # nobody reads: strangers on a fast link would fill a gigabyte before they are refused. A
+        # no code reads: strangers on a fast link would fill a gigabyte before they are refused. A
         # message that is being read has a window of its own size.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),

@@ -60,7 +60,7 @@ class Cost:
     cloud_memory_bytes: float
     """Of the cloud, by the formula."""
     peak_bytes: int | None
-    """Of the edge, as measured, or of what it holds besides more; None where it was not."""
+    """Of the edge, as measured, or of what it holds in addition; None where it was not."""
     energy_j: float | None
     """Of the edge, radio included; None where watts or joules per bit are not known."""
 

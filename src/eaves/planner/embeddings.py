@@ -57,7 +57,7 @@ class Projection:
         return numbers_at(self.cut) in profile.codecs
 
     def held_bytes(self, batch_size: int) -> int:
-        """Return what the device holds for it, besides what the features took."""
+        """Return what the device holds for it, beside what the features took."""
         return _FLOAT_BYTES * (self.params + batch_size * self.components)
 
     def cost(self, profile: Profile, stages: Sequence[Stage], codec: str = "int8") -> CodecCost:

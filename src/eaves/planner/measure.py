@@ -63,7 +63,7 @@ _REDUCED = 3
 @final
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Under which conditions a profile is taken, besides the net itself."""
+    """Under which conditions a profile is taken, beside the net itself."""
 
     net: str
     """How the net is called: it goes into the profile."""

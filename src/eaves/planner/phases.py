@@ -117,7 +117,7 @@ def _split(scenario: Scenario, candidate: Candidate) -> Spent:
 def _priphit(scenario: Scenario, candidate: Candidate) -> Spent:
     """Train the edge against its adversaries in all epochs (stage 1), then send (stage 2).
 
-    What is sent in stage 2 is sent once (the default), or anew in each of as many epochs again.
+    What is sent in stage 2 is sent once (the default), or repeated in as many further epochs.
     An adversary has the shape of the exit. In each step of the edge part the adversaries learn
     first, on the features without their gradient; then their loss goes back into the edge part.
     """

@@ -113,7 +113,7 @@ class Stage:
     kept_bytes: float
     """What autograd keeps for the backward pass, for each example, in the profile's precision."""
     kept_fixed_bytes: float
-    """What it keeps whatever the batch, besides the weights themselves."""
+    """What it keeps whatever the batch, beside the weights themselves."""
     moved_bytes: float
     """What every operation reads and writes going forward, for each example."""
     operations: int
@@ -155,7 +155,7 @@ class Profile:
     payloads_from: str
     """The data whose features were coded."""
     samples: int | None
-    """How many there are to train on; None where the data were made up."""
+    """How many there are to train on; None where the data were synthetic."""
     fetch: Seconds
     """Fetching and augmenting one batch."""
     contention: float

@@ -34,7 +34,7 @@ class Candidate:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What some methods have besides a cut and a codec; the numbers are ours."""
+    """What some methods have beside a cut and a codec; the numbers are ours."""
 
     adversaries: int = 2
     """PriPHiT: exits that try to read the private attribute."""

@@ -84,7 +84,7 @@ class Limits:
     def broken_by(self, row: Row, full_cloud: float | None) -> list[str]:
         """Return in words which limits ``row`` does not keep; ``full_cloud`` is its accuracy.
 
-        A limit of something that is not known for the row is broken: nobody can say that it holds.
+        A limit of something that is not known for the row is broken: it is not known to hold.
         """
         cost, accuracy = row.cost, row.accuracy and row.accuracy.value
         checks = (
@@ -227,7 +227,7 @@ def choose(
 ) -> Plan:
     """Return the plan: who keeps the limits, who is best, who is on the Pareto front, and why.
 
-    The front is that of time, upload, edge memory and energy: nobody on it is beaten in one of
+    The front is that of time, upload, edge memory and energy: no point on it is beaten in one of
     them without being better in another.
 
     Raises:

@@ -59,7 +59,7 @@ class Fleet:
     workers: int = 1
     """Batches that the cloud serves side by side."""
     depth: int = 4
-    """Uploads of an edge that may wait for the link, besides the one on it. An edge with one more
+    """Uploads of an edge that may wait for the link, beside the one on it. An edge with one more
     does not begin its next step."""
     poisson: bool = False
     """Uploads come at random moments, all of them equally likely, within ``uploads`` periods, and
@@ -134,7 +134,7 @@ def simulate(fleet: Fleet) -> Outcome:
     what there is, up to ``max_batch``, once that many wait or the first has waited ``max_wait_s``.
 
     The same fleet has the same outcome. Time is linear in uploads but for a logarithm. Memory is
-    linear in edges and in uploads that wait, besides 8 bytes for every upload.
+    linear in edges and in uploads that wait, beside 8 bytes for every upload.
 
     *Not modelled*: replies. *Unlike the runtime*, the cloud's queue has no bound, so a slow cloud
     never holds up a link, and uploads that a jittery link lets overtake are served as they arrive.

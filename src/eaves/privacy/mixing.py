@@ -5,7 +5,7 @@ r"""Secret linear mixtures of a group of K tensors, and how answers to them are 
     q_j = sum_i C_ji h_i         what is sent: K queries for a group of K
     z_i = sum_j (C^-1)_ij r_j    what is made of the answers r to them
 
-C is drawn anew for every group. Its rows add up to 1, so that a constant that the answers have in
+C is drawn again for every group. Its rows add up to 1, so that a constant that the answers have in
 common, such as a bias, comes out as it went in.
 
 ==========  ========================================================================================

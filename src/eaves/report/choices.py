@@ -90,7 +90,7 @@ def show_data(root: Path | None, *, as_json: bool) -> int:
 
 
 def fetch_data(name: str, root: Path | None, *, download: bool, synthetic: bool) -> int:
-    """Check that a data set is whole, downloaded or made up first if asked; print what it holds."""
+    """Check that a data set is whole, downloaded or generated if asked; print what it holds."""
     if synthetic:
         make_synthetic(name, root=root)
     dataset = load_dataset(name, root=root, download=download)

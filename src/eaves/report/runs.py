@@ -98,7 +98,7 @@ def _read_json(path: Path) -> Record:
 
 
 def _expect_same(folder: Path, audit: Record) -> None:
-    """Raise a :class:`StateError` where the bundle was trained anew since it was audited."""
+    """Raise a :class:`StateError` where the bundle was trained again since it was audited."""
     manifest = folder / "bundle" / "manifest.json"
     if not manifest.exists():
         return

@@ -17,7 +17,7 @@ ANSWERED_BY = {
     "exit": "the exit, on the edge",
     "cloud": "the cloud",
     "exit-late": "the exit, because the cloud did not answer in time",
-    "none": "nobody: the cloud did not answer, and there is no exit",
+    "none": "none: the cloud did not answer, and there is no exit",
 }
 """In words, who answers an example."""
 _PIPE_WIDTH = 140

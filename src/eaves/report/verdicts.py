@@ -64,7 +64,7 @@ RANK_CAPTION = (
 )
 KINDS = {"sent": "from what is sent", "before_noise": "before the noise"}
 """What images are rebuilt from, in the order in which it is shown."""
-_BESIDE = {"nothing": "nobody: mixtures as they are", "oracle": "who knows the coefficients"}
+_BESIDE = {"nothing": "none: mixtures as they are", "oracle": "who knows the coefficients"}
 
 
 @final
@@ -176,10 +176,10 @@ def _ratio_text(identity: Record) -> str:
 
 
 def rank_text(identity: Record | None, method: str) -> str:
-    """Return what the rank measure comes to, in a sentence or two; empty where nobody asked."""
+    """Return what the rank measure comes to, in a sentence or two; empty where not measured."""
     if identity is None:
         mixed = (
-            "Whose it is was not measured: what is sent are mixtures, and a mixture is nobody's."
+            "Whose it is was not measured: what is sent are mixtures, and mixtures have no owner."
         )
         return mixed if _is(method, "mixes") else ""
     n = identity["candidates"]

@@ -71,7 +71,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
         if (folder / _BEGUN).exists():
             raise StateError(
                 f"{path} is gone, which is the index of the checkpoint: a damaged disk or a loss "
-                f"of power does that. Bring {folder} back from a copy, or remove it to start anew"
+                f"of power does that. Bring {folder} back from a copy, or remove it to start again"
             )
         return None
     try:
@@ -88,7 +88,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | N
             raise TypeError("expected facts by their names")
         return states, index["facts"]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise StateError(f"{path} is damaged ({error!r}); remove it to start anew") from error
+        raise StateError(f"{path} is damaged ({error!r}); remove it to start again") from error
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -5,7 +5,7 @@ has, for each of them, its length (uint64, little-endian), a mark of the checksu
 payload itself (CRC-32), and the CRC-32 of its number, its length and this: an entry that is
 damaged, or in the place of another, does not pass for one. So nothing is summed twice on the way
 in; on the way out, the payload has to fit its own checksums, and those the index.
-Both only grow, so a crash costs at most the last upload. Nobody but their user can read them.
+Both only grow, so a crash costs at most the last upload. Only their user can read them.
 """
 
 import os
@@ -129,7 +129,7 @@ class Store:
         )
 
     def epoch(self, *, seed: int, epoch: int, steps: int, start: int = 0) -> Iterator[Upload]:
-        """Yield batches ``start`` to ``steps`` of one epoch, mixed anew by (seed, epoch).
+        """Yield batches ``start`` to ``steps`` of one epoch, mixed again by (seed, epoch).
 
         The payloads come in random order; each window of 16 is decoded and its samples are mixed,
         so an epoch costs the memory of one window however much is stored. An epoch has as many
