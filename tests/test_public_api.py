@@ -331,8 +331,8 @@ SETTINGS: dict[str, tuple[Mapping[str, tuple[str, object]], list[str]]] = {
     "TrainConfig": (
         TRAIN_CONFIG,
         [
-            *("hash", "hides", "in_one_place", "link_spec", "mixes", "sends_once", "to_dict"),
-            *("to_toml", "tunes"),
+            *("hash", "hides", "in_one_place", "link_spec", "mixes", "sends_once", "spec"),
+            *("to_dict", "to_toml", "tunes"),
         ],
     ),
     "ProfileConfig": (PROFILE_CONFIG, ["of"]),

@@ -106,7 +106,7 @@ def phases_of(job: Job, store: Store | None) -> list[Phase]:
 
 @final
 class AugmentedInputs(CloudLearner):
-    """A cloud that augments the raw inputs it was sent once, again in each of its steps."""
+    """A cloud that augments, in each of its steps, the raw inputs that it was sent once."""
 
     def __init__(self, inner: CloudLearner, augment: str, seed: int):
         self._inner, self._augment, self._seed = inner, augment_named(augment), seed
