@@ -15,6 +15,7 @@ Dimension key:  N examples that teach   M examples to be read   D values   K cla
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import log
 
 import torch
@@ -71,7 +72,7 @@ def _kernels(trial: Trial, generator: torch.Generator) -> list[Answers]:
         ways.append(lambda seen: _by_l1(trial, examples_ND, seen))
     for width in WIDTHS:
         scale_D = (variance_D + width * spread_D.mean() + least).sqrt()
-        ways.append(lambda seen, s=scale_D: _by_l2(trial, examples_ND, seen, s))  # type: ignore[misc]
+        ways.append(partial(_by_l2, trial, examples_ND, scale_D=scale_D))
     return ways
 
 

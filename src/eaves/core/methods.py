@@ -22,8 +22,6 @@ class MethodSpec:
     """The facts of one method."""
 
     name: str
-    title: str
-    """In a few words, for people."""
     builder: str
     """``module:function``: what builds both halves from a :class:`eaves.methods.setup.Setup`."""
     sends: Sends = "features"
@@ -32,8 +30,6 @@ class MethodSpec:
     """The edge waits for a gradient after each upload."""
     protects: bool = False
     """Privacy-preserving: private attributes have to be named, features are bounded and noised."""
-    in_one_place: bool = False
-    """Training sends nothing, so no task labels either."""
     mixes: bool = False
     """What leaves in inference are mixtures of a group's features: the table ``[mixing]``."""
     tunes: bool = False
@@ -52,6 +48,11 @@ class MethodSpec:
         return self.sends == "features"
 
     @property
+    def in_one_place(self) -> bool:
+        """Whether training sends nothing, so no task labels either."""
+        return self.mixes or self.tunes
+
+    @property
     def networked(self) -> bool:
         """Whether edge and cloud can train it on two machines."""
         return self.sends != "nothing" and not self.in_one_place
@@ -62,7 +63,6 @@ _HALVES: Final = MappingProxyType({"edge.": "", "cloud.": "1."})
 _ALL: Final = (
     MethodSpec(
         name="hierarchical",
-        title="hierarchical training by early exits",
         builder="hierarchical:hierarchical",
         once="possible",
         whole_net=_HALVES,
@@ -70,7 +70,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="full-cloud",
-        title="inputs travel, and the cloud trains the whole net",
         builder="baselines:full_cloud",
         sends="inputs",
         once="possible",
@@ -79,7 +78,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="full-edge",
-        title="the edge trains the whole net, and sends nothing",
         builder="baselines:full_edge",
         sends="nothing",
         whole_net=MappingProxyType({"edge.": ""}),
@@ -87,7 +85,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="split",
-        title="split learning: features travel up, gradients down",
         builder="baselines:split_learning",
         waits=True,
         whole_net=_HALVES,
@@ -95,7 +92,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="priphit",
-        title="PriPHiT: adversarial early exits and noise",
         builder="priphit:priphit",
         once="usual",
         protects=True,
@@ -103,7 +99,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="nopeek",
-        title="NoPeek: distance correlation with the inputs",
         builder="nopeek:nopeek",
         once="usual",
         protects=True,
@@ -111,7 +106,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="disco",
-        title="DISCO: channels are pruned by a learned filter",
         builder="disco:disco",
         once="usual",
         protects=True,
@@ -119,7 +113,6 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="deepobfuscator",
-        title="DeepObfuscator: adversaries that classify and reconstruct",
         builder="deepobfuscator:deepobfuscator",
         once="usual",
         protects=True,
@@ -127,18 +120,14 @@ _ALL: Final = (
     ),
     MethodSpec(
         name="datamix",
-        title="DataMix: inference on private mixtures",
         builder="datamix:datamix",
-        in_one_place=True,
         mixes=True,
         not_exported="mixes the features of a group with secret coefficients, which no model can "
         "hold; answer with `eaves infer`",
     ),
     MethodSpec(
         name="siamese",
-        title="Siamese fine-tuning, and a low-dimensional embedding",
         builder="siamese:siamese",
-        in_one_place=True,
         tunes=True,
         whole_net=MappingProxyType({"edge.0.": "", "cloud.1.": "1.", "cloud.0.": "1."}),
         look=("#F0E442", "*"),

@@ -191,7 +191,7 @@ def build_method(
     """
     torch.manual_seed(config.seed)
     whole, known = _net(config, interface, net)
-    cut = None if not config.spec.cuts else config.cut or _default_cut(config, whole)
+    cut = (config.cut or _default_cut(config, whole)) if config.spec.cuts else None
     setup = Setup(
         net=whole,
         normalise=_normalise(interface),

@@ -69,8 +69,7 @@ class Subject:
             raise ConfigError(f"expected a bundle, or the folder of a run, got {source}")
         self.folder, self.config, self._audit = origin.bundle, _of(origin.config, config), config
         if self.config.spec.sends != "features":
-            sent = self.config.spec.sends
-            what = "nothing" if sent == "nothing" else "the inputs themselves"
+            what = {"nothing": "nothing", "inputs": "the inputs themselves"}[self.config.spec.sends]
             raise ConfigError(f"{self.config.method} sends {what}: there are no features to audit")
         _expect_attackable(self.config, config)
         self.dataset = load_dataset(

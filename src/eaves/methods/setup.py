@@ -57,7 +57,7 @@ class Hiding:
     ramp_steps: int = 0
     """After half of which the weight rises from 0, and is reached at their end."""
     restart_steps: int = 0
-    """After so many, one adversary begins again; 0: none ever."""
+    """Steps after which one adversary starts from its first weights again; 0: none does."""
     keeps_training: bool = False
     """The edge part goes on learning while it sends."""
 
